@@ -1,0 +1,69 @@
+# Every target does its own set-up; the first run downloads what uv.lock pins and caches it.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+CACHE ?= $(or $(LASTTOKEN_CACHE),$(HOME)/.cache/lasttoken)
+UV_HOME := $(CACHE)/uv-$(UV_VERSION)
+UV := PYTHONPATH=$(UV_HOME) $(PYTHON) -m uv
+BIN := .venv/bin
+# torch is a reference only (parity tests, peers): pip installs it, apart from what uv.lock pins.
+TORCH ?= torch==2.13.0
+ENCODER := model_repository/sfr_embedding_mistral_encoder/1
+TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
+export UV_PYTHON_DOWNLOADS := never
+export PATH := $(UV_HOME)/bin:$(PATH)
+
+.PHONY: help setup setup-dev reference demo test lint format bench soak clean
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+# `pip install --target` also works where the distribution's Python refuses a plain install.
+$(UV_HOME)/.done:
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(UV_HOME) uv==$(UV_VERSION) \
+	  || { echo "error: uv $(UV_VERSION) could not be installed from PyPI; is this machine online and has $(PYTHON) pip?" >&2; exit 1; }
+	@touch $@
+
+.venv/pyvenv.cfg: $(UV_HOME)/.done
+	@$(UV) venv --quiet --seed --python $(PYTHON) .venv
+
+.venv/.demo: .venv/pyvenv.cfg uv.lock pyproject.toml export/pyproject.toml client/pyproject.toml perf/pyproject.toml
+	@$(UV) sync --quiet --locked --inexact
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	@$(UV) sync --quiet --locked --inexact --group dev
+	@touch $@
+
+.venv/.reference: .venv/.dev
+	@$(UV) sync --quiet --locked --inexact --group dev --group reference
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@touch $@
+
+setup: .venv/.demo ## Install what serving, exporting and the demo need
+setup-dev: .venv/.dev ## The same and the tools of `make lint`
+reference: .venv/.reference ## The same and torch, transformers, sentence-transformers
+
+demo: .venv/.demo ## Export the demonstration model, serve it with a real Triton, embed over gRPC
+	@$(BIN)/lasttoken demo
+
+test: .venv/.reference ## All tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.dev ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy -p lasttoken -p lasttoken_export -p lasttoken_perf
+	@cd $(ENCODER) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml .
+	@cd $(TOKENIZER) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml .
+
+format: .venv/.dev ## Format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: .venv/.reference ## Served throughput against the bare engine and sentence-transformers
+	@$(BIN)/lasttoken-perf bench --output build/bench.json
+
+soak: .venv/.demo ## 10,000 requests of 64 clients with random cancels and deadlines
+	@$(BIN)/lasttoken-perf soak --output build/soak.json
+
+clean: ## Remove the environments and build products of this checkout
+	@rm -rf .venv build

@@ -1,0 +1,1 @@
+"""The packed ONNX graph: one module a part, assembled by `decoder`."""

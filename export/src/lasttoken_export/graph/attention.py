@@ -1,0 +1,106 @@
+"""Causal self-attention of packed tokens, over gathered rows.
+
+Rotary embedding runs on the packed tokens. Queries, keys and values are then gathered to
+``[B, S, heads * head_dim]``, so that no attention cell crosses two rows and a row's arithmetic is
+the same whatever it is batched with; the result is gathered back to the packed form.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lasttoken_export.graph.builder import GraphBuilder
+from lasttoken_export.graph.packed_rows import PackedRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotaryCaches:
+    """Cosines and sines, each ``[max_positions, head_dim / 2]`` in the graph's float type."""
+
+    cos: ir.Value
+    sin: ir.Value
+
+
+def rotary_cache_arrays(
+    *, theta: float, head_dim: int, positions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return cos and sin of ``position * theta ** (-2 i / head_dim)``.
+
+    Both are ``[positions, head_dim / 2]`` float32. The frequencies and angles are float32 as in
+    transformers, whose models are the reference.
+
+    Source: RoFormer, https://arxiv.org/abs/2104.09864, equation 15.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = (1.0 / np.power(np.float32(theta), exponents)).astype(np.float32)
+    angles = np.outer(np.arange(positions, dtype=np.float32), frequencies)
+    return np.cos(angles), np.sin(angles)
+
+
+def build_attention(
+    graph: GraphBuilder,
+    fused_qkv: ir.Value,
+    rows: PackedRows,
+    rotary: RotaryCaches,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+) -> ir.Value:
+    """Record attention.
+
+    Args:
+        graph: Graph under construction.
+        fused_qkv: ``[T, (num_heads + 2 * num_kv_heads) * head_dim]``, queries first, then keys,
+            then values.
+        rows: The batch's indices.
+        rotary: The caches.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads; divides ``num_heads``.
+        head_dim: Elements a head.
+
+    Returns:
+        ``[T, num_heads * head_dim]``.
+    """
+    q_size, kv_size = num_heads * head_dim, num_kv_heads * head_dim
+    axis_0 = graph.constant(np.asarray([0], np.int64))
+    queries_keys, values = graph.split(
+        fused_qkv, [q_size + kv_size, kv_size], ["queries_keys", "values"]
+    )
+    # Queries and keys are neighbours, so one operator rotates the heads of both.
+    rotated = graph.op(
+        "RotaryEmbedding",
+        [
+            graph.op("Unsqueeze", [queries_keys, axis_0], "queries_keys_3d"),
+            rotary.cos,
+            rotary.sin,
+            rows.positions,
+        ],
+        "rotary",
+        {"num_heads": num_heads + num_kv_heads},
+    )
+    rotated = graph.op("Squeeze", [rotated, axis_0], "rotated")  # [T, q_size + kv_size]
+    gathered = graph.op("Gather", [rotated, rows.token_of_slot], "queries_keys_rows", {"axis": 0})
+    query_rows, key_rows = graph.split(gathered, [q_size, kv_size], ["query_rows", "key_rows"])
+    value_rows = graph.op("Gather", [values, rows.token_of_slot], "value_rows", {"axis": 0})
+    attended = graph.op(
+        "Attention",
+        [query_rows, key_rows, value_rows],
+        "attention",
+        {
+            "q_num_heads": num_heads,
+            "kv_num_heads": num_kv_heads,
+            "scale": 1.0 / math.sqrt(head_dim),
+            "is_causal": 1,
+        },
+    )  # [B, S, q_size]
+    flat = graph.op(
+        "Reshape",
+        [attended, graph.constant(np.asarray([-1, q_size], np.int64))],
+        "attended_slots",
+    )  # [B * S, q_size]
+    return graph.op("Gather", [flat, rows.slot_of_token], "attended", {"axis": 0})

@@ -1,0 +1,102 @@
+"""Index arithmetic of packed rows: from row lengths to positions and gather indices.
+
+A batch is ``input_ids [T]``, its rows back to back, with ``row_lengths [B]``. Token-wise operators
+need no more than that; attention needs to know which token belongs to which row. For it the tokens
+are gathered to ``[B, S]`` (S = longest row) and back. A slot behind the end of its row repeats some
+real token: causal attention never looks ahead, so no real token sees it, and it is dropped on the
+way back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lasttoken_export.graph.builder import GraphBuilder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedRows:
+    """Indices of one batch, all int64.
+
+    Attributes:
+        positions: ``[1, T]`` position of each token in its row, from 0.
+        last_tokens: ``[B]`` packed index of each row's last token.
+        token_of_slot: ``[B, S]`` packed index of the token shown in each slot.
+        slot_of_token: ``[T]`` index of each token's slot in the flattened ``[B * S]``.
+    """
+
+    positions: ir.Value
+    last_tokens: ir.Value
+    token_of_slot: ir.Value
+    slot_of_token: ir.Value
+
+
+def build_packed_rows(
+    graph: GraphBuilder, input_ids: ir.Value, row_lengths: ir.Value, slots: ir.Value
+) -> PackedRows:
+    """Record the index arithmetic.
+
+    Args:
+        graph: Graph under construction.
+        input_ids: ``[T]`` int32; only its shape is used.
+        row_lengths: ``[B]`` int32, each at least 1, summing to T.
+        slots: ``[S]`` int32; only its shape is used.
+    """
+
+    def range_like(value: ir.Value, name: str) -> ir.Value:
+        """0, 1, ... as many as the 1-D value has elements (CumSum: Range needs a scalar)."""
+        ones = graph.op(
+            "ConstantOfShape",
+            [graph.op("Shape", [value], f"{name}_shape")],
+            f"{name}_ones",
+            {"value": ir.tensor(np.ones(1, np.int64))},  # type: ignore[dict-item]
+        )
+        return graph.op("CumSum", [ones, zero], name, {"exclusive": 1})
+
+    with graph.scope("packed_rows"):
+        zero = graph.constant(np.asarray(0, np.int64))
+        one = graph.constant(np.asarray(1, np.int64))
+        axis_0 = graph.constant(np.asarray([0], np.int64))
+        axis_1 = graph.constant(np.asarray([1], np.int64))
+
+        lengths = graph.op("Cast", [row_lengths], "lengths", {"to": ir.DataType.INT64})
+        ends = graph.op("CumSum", [lengths, zero], "ends")  # [B]
+        starts = graph.op("Sub", [ends, lengths], "starts")  # [B]
+        tokens = range_like(input_ids, "tokens")  # [T]
+        slot_numbers = range_like(slots, "slot_numbers")  # [S]
+
+        # row_of_token: how many rows end at or before the token
+        token_column = graph.op("Unsqueeze", [tokens, axis_1], "token_column")  # [T, 1]
+        behind = graph.op("GreaterOrEqual", [token_column, ends], "behind_row")  # [T, B]
+        behind_count = graph.op("Cast", [behind], "behind_row_int", {"to": ir.DataType.INT64})
+        row_of_token = graph.op(
+            "ReduceSum", [behind_count, axis_1], "row_of_token", {"keepdims": 0}
+        )  # [T]
+        start_of_token = graph.op("Gather", [starts, row_of_token], "start_of_token")
+        position = graph.op("Sub", [tokens, start_of_token], "position")  # [T]
+
+        slot_count = graph.op("Shape", [slots], "slot_count")  # [1]
+        slot_of_token = graph.op(
+            "Add",
+            [graph.op("Mul", [row_of_token, slot_count], "row_offset"), position],
+            "slot_of_token",
+        )
+        start_column = graph.op("Unsqueeze", [starts, axis_1], "start_column")  # [B, 1]
+        token_count = graph.op("Shape", [input_ids], "token_count")
+        token_of_slot = graph.op(
+            "Min",
+            [
+                graph.op("Add", [start_column, slot_numbers], "token_of_slot_unclamped"),
+                graph.op("Sub", [token_count, one], "last_token"),
+            ],
+            "token_of_slot",
+        )  # [B, S]
+        return PackedRows(
+            positions=graph.op("Unsqueeze", [position, axis_0], "positions"),
+            last_tokens=graph.op("Sub", [ends, one], "last_tokens"),
+            token_of_slot=token_of_slot,
+            slot_of_token=slot_of_token,
+        )

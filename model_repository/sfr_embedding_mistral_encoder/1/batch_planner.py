@@ -1,0 +1,85 @@
+"""Which of the waiting rows make the next batch.
+
+The cost of a batch in token equivalents is
+
+    overhead + tokens + attention_cell_cost * rows * longest_row ** 2
+
+since token-wise operators run on the packed tokens and attention on rows gathered to the longest
+one. The batch always contains the oldest row and, around it in order of length, the run of rows
+that makes the cost a token lowest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LONGEST_CANDIDATES = 64
+"""How many candidates for the longest row are tried; bounds the time of a plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """Limits of one batch.
+
+    Attributes:
+        preferred_tokens: Rows are put together up to this many tokens.
+        max_rows: Most rows.
+    """
+
+    preferred_tokens: int
+    max_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """Cost of a batch, in token equivalents (see the module's docstring)."""
+
+    attention_cell_cost: float
+    overhead_tokens: float
+
+
+def choose_rows(
+    lengths: NDArray[np.int64], limits: BatchLimits, cost: CostModel
+) -> NDArray[np.int64]:
+    """Choose the rows of the next batch.
+
+    Args:
+        lengths: ``[n]`` lengths in order of arrival, n at least 1.
+        limits: The batch's limits; a first row longer than they allow goes alone.
+        cost: The cost model.
+
+    Returns:
+        Indices into ``lengths``, 0 among them, in order of length. Of rows of equal length the
+        older ones are chosen first.
+    """
+    oldest = lengths[0]
+    arrival = np.arange(len(lengths))
+    # Shorter rows are taken from the end of their group, so the oldest must stand there.
+    order = np.lexsort((np.where(lengths < oldest, -arrival, arrival), lengths))
+    seed = int(np.flatnonzero(order == 0)[0])
+    ordered = lengths[order]
+    before = np.concatenate(([0], np.cumsum(ordered)))  # tokens before each place
+
+    # A batch is the run first..last of the order, with first <= seed <= last.
+    last_limit = int(np.searchsorted(before, before[seed] + limits.preferred_tokens, "right")) - 2
+    last_limit = max(seed, min(last_limit, seed + limits.max_rows - 1))
+    first_limit = int(np.searchsorted(before, before[seed + 1] - limits.preferred_tokens, "left"))
+    first_limit = min(seed, max(first_limit, seed - limits.max_rows + 1, 0))
+    lasts = np.unique(
+        np.linspace(seed, last_limit, min(_LONGEST_CANDIDATES, last_limit - seed + 1)).astype(int)
+    )
+    firsts = np.arange(first_limit, seed + 1)
+
+    tokens = before[lasts + 1][:, None] - before[firsts][None, :]
+    rows = (lasts + 1)[:, None] - firsts[None, :]
+    cells = rows * (ordered[lasts].astype(float) ** 2)[:, None]
+    per_token = (cost.overhead_tokens + cost.attention_cell_cost * cells) / tokens
+    allowed = (tokens <= limits.preferred_tokens) & (rows <= limits.max_rows)
+    allowed[0, -1] = True  # the oldest row alone
+    per_token[~allowed] = np.inf
+    best_last, best_first = np.unravel_index(int(np.argmin(per_token)), per_token.shape)
+    chosen: NDArray[np.int64] = order[firsts[best_first] : lasts[best_last] + 1]
+    return chosen

@@ -1,0 +1,92 @@
+"""The encoder's metrics, on Triton's metrics endpoint. Names are documented in docs/metrics.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler import BatchReport
+
+_COUNTERS = {
+    "batches": "Batches run by the engine",
+    "rows": "Texts computed",
+    "failed_rows": "Texts that the engine failed on",
+    "real_tokens": "Tokens of the texts computed",
+    "computed_tokens": "Tokens given to the engine, padding included",
+    "real_attention_cells": "Attention cells within the texts computed",
+    "computed_attention_cells": "Attention cells computed, padding included",
+    "batch_seconds": "Time in the engine",
+}
+_BATCH_SECONDS_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+
+
+class EncoderMetrics:
+    """Counters, a gauge and, where the server offers histograms, one of batch latency.
+
+    Args:
+        pb_utils: The module ``triton_python_backend_utils``; passed in so that this module can be
+            imported where there is no Triton.
+        labels: Labels of every series: model and version.
+    """
+
+    def __init__(self, pb_utils: Any, labels: dict[str, str]) -> None:
+        self._labels = labels
+        self._counter_kind = pb_utils.MetricFamily.COUNTER
+        self._families: list[Any] = []  # a family dies with its last reference
+        self._pb_utils = pb_utils
+        self._counters = {
+            name: self._family(f"lasttoken_encoder_{name}_total", text, self._counter_kind).Metric(
+                labels=labels
+            )
+            for name, text in _COUNTERS.items()
+        }
+        self._refused = self._family(
+            "lasttoken_encoder_refused_total",
+            "Requests not computed, by reason",
+            self._counter_kind,
+        )
+        self._refused_by_reason: dict[str, Any] = {}
+        self._queue_tokens = self._family(
+            "lasttoken_encoder_queue_tokens", "Tokens waiting", pb_utils.MetricFamily.GAUGE
+        ).Metric(labels=labels)
+        self._batch_histogram = None
+        histogram_kind = getattr(pb_utils.MetricFamily, "HISTOGRAM", None)
+        if histogram_kind is not None:
+            self._batch_histogram = self._family(
+                "lasttoken_encoder_batch_latency_seconds", "Time of a batch", histogram_kind
+            ).Metric(labels=labels, buckets=_BATCH_SECONDS_BUCKETS)
+
+    def _family(self, name: str, text: str, kind: Any) -> Any:
+        family = self._pb_utils.MetricFamily(name=name, description=text, kind=kind)
+        self._families.append(family)
+        return family
+
+    def batch_done(self, report: BatchReport) -> None:
+        """Count a batch."""
+        values: dict[str, float] = {
+            "batches": 1,
+            "rows": report.rows - report.failed_rows,
+            "failed_rows": report.failed_rows,
+            "real_tokens": report.real_tokens,
+            "computed_tokens": report.computed_tokens,
+            "real_attention_cells": report.real_attention_cells,
+            "computed_attention_cells": report.computed_attention_cells,
+            "batch_seconds": report.seconds,
+        }
+        for name, value in values.items():
+            if value:
+                self._counters[name].increment(value)
+        if self._batch_histogram is not None:
+            self._batch_histogram.observe(report.seconds)
+        self.set_queue_tokens(report.queue_tokens)
+
+    def request_dropped(self, reason: str) -> None:
+        """Count a request that was not computed."""
+        if reason not in self._refused_by_reason:
+            self._refused_by_reason[reason] = self._refused.Metric(
+                labels={**self._labels, "reason": reason}
+            )
+        self._refused_by_reason[reason].increment(1)
+
+    def set_queue_tokens(self, tokens: int) -> None:
+        """Show how many tokens wait."""
+        self._queue_tokens.set(tokens)

@@ -1,0 +1,57 @@
+"""The packed graph on ONNX Runtime, on the CPU or an NVIDIA GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+_PROVIDERS = {
+    "onnxruntime-cpu": "CPUExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+}
+
+
+class OnnxRuntimeEngine:
+    """One session of one graph.
+
+    Args:
+        graph: Path of the ONNX file; its external data lies beside it.
+        runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
+        intra_op_threads: Threads of one operator; 0 for one a core.
+
+    Raises:
+        RuntimeError: The installed ONNX Runtime has no such execution provider.
+    """
+
+    def __init__(self, graph: Path, *, runtime: str, intra_op_threads: int) -> None:
+        provider = _PROVIDERS[runtime]
+        if provider not in ort.get_available_providers():
+            raise RuntimeError(
+                f"runtime {runtime!r} needs ONNX Runtime's {provider}, which is not installed; "
+                "install onnxruntime-gpu in the server's environment or set the parameter runtime "
+                "to 'onnxruntime-cpu'"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = intra_op_threads
+        # Every batch has shapes of its own: planned memory would be planned anew each time.
+        options.enable_mem_pattern = False
+        self._session = ort.InferenceSession(graph, options, providers=[provider])
+        # Another provider would be a silent fallback to a far slower device.
+        assert self._session.get_providers()[0] == provider
+        self.dimensions: int = self._session.get_outputs()[0].shape[1]
+
+    def encode(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """See `engine.Engine.encode`."""
+        # Only the shape of slots counts: the longest row.
+        feeds = {
+            "input_ids": input_ids,
+            "row_lengths": row_lengths,
+            "slots": np.zeros(int(row_lengths.max()), np.int32),
+        }
+        embedding: NDArray[np.float32] = self._session.run(["embedding"], feeds)[0]
+        return embedding

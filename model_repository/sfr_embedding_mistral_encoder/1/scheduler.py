@@ -1,0 +1,253 @@
+"""The scheduler: a queue, a thread that runs batches on the engine, a thread that gives answers.
+
+It imports nothing of Triton's. Answers are given on their own thread, so that the engine computes
+the next batch meanwhile; the plan of a batch is made when the engine is free, with all that has
+arrived by then (planning and packing take well under 1 % of a batch's time).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from encode_errors import EncodeError, EngineFailed, ShuttingDown
+from encode_request import EncodeRequest, Row
+from engine import Engine
+from numpy.typing import NDArray
+from row_queue import RowQueue
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReport:
+    """What one run of the engine was.
+
+    Attributes:
+        rows: Rows of the batch.
+        real_tokens: Tokens of its texts.
+        computed_tokens: Tokens that the engine was given.
+        real_attention_cells: Sum of the squared row lengths.
+        computed_attention_cells: Rows times the squared longest row.
+        seconds: Time in the engine.
+        queue_tokens: Tokens that wait now that it is done.
+        failed_rows: Rows answered with an error.
+    """
+
+    rows: int
+    real_tokens: int
+    computed_tokens: int
+    real_attention_cells: int
+    computed_attention_cells: int
+    seconds: float
+    queue_tokens: int
+    failed_rows: int
+
+
+class SchedulerObserver(Protocol):
+    """Is told what happens; called from the answering thread only."""
+
+    def batch_done(self, report: BatchReport) -> None:
+        """A batch has been computed."""
+        ...
+
+    def request_dropped(self, reason: str) -> None:
+        """A waiting request was given up: ``expired``, ``cancelled`` or ``shutting_down``."""
+        ...
+
+
+@contextmanager
+def _logged_failure() -> Iterator[None]:
+    """Go on after an answer that cannot be given: one caller's broken channel is not another's."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - whatever it is, it is logged
+        _log.exception("an answer could not be delivered")
+
+
+class Scheduler:
+    """Owns the queue and the two threads.
+
+    Args:
+        engine: Runs batches; called from one thread.
+        row_queue: Forms batches; owned by the scheduler from now on.
+        observer: Is told what happens.
+        clock: Seconds; the clock of the requests' deadlines.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        row_queue: RowQueue,
+        observer: SchedulerObserver,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._queue = row_queue
+        self._observer = observer
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._closing = False
+        self._answers: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run_batches, name="engine", daemon=True),
+            threading.Thread(target=self._give_answers, name="answers", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens waiting now."""
+        return self._queue.tokens
+
+    def submit(self, request: EncodeRequest) -> None:
+        """Queue a request; it will be answered exactly once, unless this raises.
+
+        Raises:
+            InvalidRows: It is larger than the queue.
+            Overloaded: The queue is full.
+            ShuttingDown: The scheduler is closing.
+        """
+        with self._changed:
+            if self._closing:
+                raise ShuttingDown("the server is shutting down; send the request to another one")
+            self._queue.add(request)
+            self._changed.notify()
+
+    def close(self, *, drain_timeout_s: float) -> None:
+        """Refuse new requests, work off the queue, answer what is left with an error.
+
+        Args:
+            drain_timeout_s: How long the queue is worked off.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        engine_thread, answer_thread = self._threads
+        engine_thread.join(drain_timeout_s)
+        with self._changed:
+            left = self._queue.clear()
+        message = "the server shut down before the request was computed; send it to another one"
+        self._drop([(request, ShuttingDown(message)) for request in left])
+        engine_thread.join()  # at most the batch that is running
+        self._answers.put(None)
+        answer_thread.join()
+
+    def _run_batches(self) -> None:
+        while True:
+            with self._changed:
+                while not len(self._queue) and not self._closing:
+                    self._changed.wait()
+                if not len(self._queue):
+                    return
+                rows, dropped = self._next_batch()
+            self._drop(dropped)
+            if rows:
+                self._run(rows)
+
+    def _next_batch(self) -> tuple[list[Row], list[tuple[EncodeRequest, EncodeError]]]:
+        try:
+            return self._queue.next_batch(self._clock())
+        except Exception as error:  # noqa: BLE001 - nobody may wait for a thread that is gone
+            _log.exception("no batch could be formed; everything that waits is given up")
+            failure = EngineFailed(f"no batch could be formed: {error}")
+            return [], [(request, failure) for request in self._queue.clear()]
+
+    def _run(self, rows: list[Row]) -> None:
+        lengths = np.array([len(row.tokens) for row in rows], np.int32)
+        input_ids = np.concatenate([row.tokens for row in rows])
+        started_s = time.perf_counter()
+        results = self._encode_isolating([row.tokens for row in rows], input_ids, lengths)
+        seconds = time.perf_counter() - started_s
+        longest = int(lengths.max())
+        report = BatchReport(
+            rows=len(rows),
+            real_tokens=int(lengths.sum()),
+            computed_tokens=len(input_ids),
+            real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
+            computed_attention_cells=len(rows) * longest * longest,
+            seconds=seconds,
+            queue_tokens=self._queue.tokens,
+            failed_rows=sum(isinstance(result, EncodeError) for result in results),
+        )
+        if report.failed_rows:  # no other row of these requests is worth computing
+            with self._changed:
+                self._queue.remove(
+                    row.request
+                    for row, result in zip(rows, results, strict=True)
+                    if isinstance(result, EncodeError)
+                )
+        self._answers.put(lambda: self._answer(rows, results, report))
+
+    def _encode_isolating(
+        self,
+        row_tokens: list[NDArray[np.int32]],
+        input_ids: NDArray[np.int32],
+        lengths: NDArray[np.int32],
+    ) -> list[NDArray[np.float32] | EncodeError]:
+        """Return each row's vector, or the error that is this row's own.
+
+        Where a batch fails its rows are tried alone: a vector does not depend on its batch, so
+        only the rows that the engine cannot compute are answered with an error.
+        """
+        try:
+            vectors = self._engine.encode(input_ids, lengths)
+            if vectors.ndim != 2 or len(vectors) != len(lengths):
+                raise ValueError(f"engine returned {vectors.shape} for {len(lengths)} rows")
+        except Exception as error:  # noqa: BLE001 - whatever a runtime raises is answered
+            if len(lengths) > 1:
+                _log.warning("batch of %d rows failed, trying each alone: %s", len(lengths), error)
+                return [
+                    self._encode_isolating([tokens], tokens, lengths[index : index + 1])[0]
+                    for index, tokens in enumerate(row_tokens)
+                ]
+            _log.exception("row of %d tokens failed", len(input_ids))
+            message = f"the engine failed on a text of {len(input_ids)} tokens: {error}"
+            return [EngineFailed(message)]
+        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
+        return [
+            vector
+            if is_finite
+            else EngineFailed(
+                f"the engine returned NaN or infinity for a text of {length} tokens; a model that "
+                "overflows in half precision needs bf16 or fp32"
+            )
+            for vector, is_finite, length in zip(vectors, finite, lengths, strict=True)
+        ]
+
+    def _answer(
+        self,
+        rows: list[Row],
+        results: list[NDArray[np.float32] | EncodeError],
+        report: BatchReport,
+    ) -> None:
+        for row, result in zip(rows, results, strict=True):
+            with _logged_failure():
+                if isinstance(result, EncodeError):
+                    row.request.fail(result)
+                else:
+                    row.request.add_vector(row.index, result)
+        self._observer.batch_done(report)
+
+    def _drop(self, dropped: list[tuple[EncodeRequest, EncodeError]]) -> None:
+        for request, error in dropped:
+            # Bound now: the loop's variables have moved on when the thread gets to it.
+            def give_up(request: EncodeRequest = request, error: EncodeError = error) -> None:
+                request.fail(error)
+                self._observer.request_dropped(error.reason)
+
+            self._answers.put(give_up)
+
+    def _give_answers(self) -> None:
+        while (answer := self._answers.get()) is not None:
+            with _logged_failure():
+                answer()

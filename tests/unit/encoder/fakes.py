@@ -1,0 +1,67 @@
+"""A deterministic engine and an observer that remembers."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+
+def vector_of(tokens):
+    """The vector [4] that the fake engine gives a row: it tells rows apart exactly."""
+    total = int(np.asarray(tokens, np.int64).sum())
+    return np.array([len(tokens), tokens[0], tokens[-1], total % 9973], np.float32)
+
+
+class FakeEngine:
+    """Records batches; optionally waits at a gate, fails on a token, or gives NaN for one."""
+
+    def __init__(self, *, poison=None, nan=None):
+        self.batches = []
+        self.poison, self.nan = poison, nan
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = threading.Event()
+
+    def encode(self, input_ids, row_lengths):
+        self.running.set()
+        assert self.gate.wait(30)
+        self.running.clear()
+        assert input_ids.dtype == np.int32
+        assert row_lengths.dtype == np.int32
+        assert len(input_ids) == row_lengths.sum()
+        self.batches.append(row_lengths.tolist())
+        rows = np.split(input_ids, np.cumsum(row_lengths)[:-1])
+        if any(self.poison in row for row in rows):
+            raise RuntimeError("poisoned")
+        vectors = np.stack([vector_of(row) for row in rows])
+        vectors[[self.nan in row for row in rows]] = np.nan
+        return vectors
+
+
+class Observer:
+    def __init__(self):
+        self.reports, self.dropped = [], []
+
+    def batch_done(self, report):
+        self.reports.append(report)
+
+    def request_dropped(self, reason):
+        self.dropped.append(reason)
+
+
+class Answer:
+    """Collects the answer of one request and counts how often it came."""
+
+    def __init__(self):
+        self.values = []
+        self.arrived = threading.Event()
+
+    def __call__(self, value):
+        self.values.append(value)
+        self.arrived.set()
+
+    def wait(self, timeout_s=30):
+        assert self.arrived.wait(timeout_s), "no answer"
+        assert len(self.values) == 1
+        return self.values[0]

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from batch_planner import BatchLimits, CostModel, choose_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+LIMITS = BatchLimits(preferred_tokens=100, max_rows=8)
+COST = CostModel(attention_cell_cost=1e-3, overhead_tokens=8)
+LENGTHS = st.lists(st.integers(1, 150), min_size=1, max_size=60)
+
+
+def choose(lengths, limits=LIMITS, cost=COST):
+    return choose_rows(np.array(lengths, np.int64), limits, cost).tolist()
+
+
+@given(LENGTHS)
+def test_the_oldest_row_is_always_chosen_and_limits_hold(lengths):
+    chosen = choose(lengths)
+    assert 0 in chosen
+    assert len(set(chosen)) == len(chosen) <= LIMITS.max_rows
+    total = sum(lengths[index] for index in chosen)
+    assert total <= LIMITS.preferred_tokens or chosen == [0]
+
+
+@given(LENGTHS)
+def test_equal_lengths_are_chosen_in_order_of_arrival(lengths):
+    chosen = set(choose(lengths))
+    for index in chosen:
+        older = [i for i in range(index) if lengths[i] == lengths[index]]
+        assert chosen.issuperset(older)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12))
+def test_no_run_around_the_oldest_is_cheaper(lengths):
+    """Brute force over all runs in order of length."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+
+    def cost_per_token(rows):
+        tokens = sum(lengths[i] for i in rows)
+        cells = len(rows) * max(lengths[i] for i in rows) ** 2
+        return (COST.overhead_tokens + COST.attention_cell_cost * cells) / tokens
+
+    runs = [
+        order[first : last + 1] for first in range(len(order)) for last in range(first, len(order))
+    ]
+    best = min(
+        cost_per_token(run)
+        for run in runs
+        if 0 in run
+        and len(run) <= LIMITS.max_rows
+        and (sum(lengths[i] for i in run) <= LIMITS.preferred_tokens)
+    )
+    assert cost_per_token(choose(lengths)) == pytest.approx(best)
+
+
+def test_short_rows_do_not_join_a_long_one_when_attention_is_dear():
+    lengths = [90, 2, 2, 2]
+    dear = CostModel(attention_cell_cost=1e-1, overhead_tokens=8)
+    cheap = CostModel(attention_cell_cost=1e-6, overhead_tokens=8)
+    assert choose(lengths, cost=dear) == [0]
+    assert sorted(choose(lengths, cost=cheap)) == [0, 1, 2, 3]
+
+
+def test_similar_lengths_are_preferred_to_older_dissimilar_ones():
+    lengths = [20, 80, 21, 79, 19, 20]
+    chosen = choose(lengths, cost=CostModel(attention_cell_cost=1e-2, overhead_tokens=8))
+    assert sorted(chosen) == [0, 2, 4, 5]
+
+
+def test_a_row_beyond_the_preferred_tokens_goes_alone():
+    assert choose([150, 10, 10]) == [0]

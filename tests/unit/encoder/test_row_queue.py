@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+from batch_planner import BatchLimits, CostModel
+from encode_errors import DeadlineExpired, InvalidRows, Overloaded, RequestCancelled
+from encode_request import EncodeRequest, ServiceClass
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from row_queue import RowQueue
+
+PREFERRED, MAX_ROWS = 64, 16
+
+
+def make_queue(max_queue_tokens=1000, bulk_queue_fraction=0.5, bulk_every=3):
+    return RowQueue(
+        BatchLimits(preferred_tokens=PREFERRED, max_rows=MAX_ROWS),
+        CostModel(attention_cell_cost=1e-3, overhead_tokens=8),
+        max_queue_tokens=max_queue_tokens,
+        bulk_queue_fraction=bulk_queue_fraction,
+        bulk_every=bulk_every,
+    )
+
+
+def request(lengths, *, bulk=False, **options):
+    rows = [np.full(length, index + 1, np.int32) for index, length in enumerate(lengths)]
+    kind = ServiceClass.BULK if bulk else ServiceClass.INTERACTIVE
+    return EncodeRequest(rows, lambda answer: None, service_class=kind, **options)
+
+
+def test_a_full_queue_refuses_the_whole_request_and_keeps_the_rest():
+    queue = make_queue(max_queue_tokens=100)
+    queue.add(request([60]))
+    with pytest.raises(Overloaded, match=r"^overloaded: 60 of 100 .* has 41"):
+        queue.add(request([1, 40]))
+    assert (len(queue), queue.tokens) == (1, 60)
+    queue.add(request([40]))
+    assert queue.tokens == 100
+
+
+def test_a_request_that_could_never_wait_is_invalid_not_overload():
+    with pytest.raises(InvalidRows, match="fewer texts"):
+        make_queue(max_queue_tokens=100).add(request([60, 60]))
+
+
+def test_bulk_leaves_room_for_interactive():
+    queue = make_queue(max_queue_tokens=100, bulk_queue_fraction=0.5)
+    queue.add(request([50], bulk=True))
+    with pytest.raises(Overloaded):
+        queue.add(request([1], bulk=True))
+    queue.add(request([50]))
+
+
+def test_interactive_goes_first_and_bulk_is_not_starved():
+    queue = make_queue(max_queue_tokens=100_000, bulk_every=3)
+    for _ in range(20):
+        queue.add(request([PREFERRED], bulk=True))
+        queue.add(request([PREFERRED]))
+    classes = [queue.next_batch(0)[0][0].request.service_class.value[0] for _ in range(12)]
+    assert "".join(classes) == "iibiibiibiib"
+
+
+def test_bulk_that_waited_for_nobody_has_no_claim_on_the_next_batch():
+    queue = make_queue(max_queue_tokens=100_000, bulk_every=3)
+    for _ in range(5):  # no bulk waits: these count for nothing
+        queue.add(request([PREFERRED]))
+        queue.next_batch(0)
+    queue.add(request([PREFERRED], bulk=True))
+    queue.add(request([PREFERRED]))
+    assert queue.next_batch(0)[0][0].request.service_class is ServiceClass.INTERACTIVE
+
+
+def test_expired_requests_are_dropped_whole_before_compute():
+    queue = make_queue()
+    late, fine = request([5, 5], deadline_s=10.0), request([5], deadline_s=11.0)
+    queue.add(late)
+    queue.add(fine)
+    rows, dropped = queue.next_batch(10.0)
+    assert [row.request for row in rows] == [fine]
+    [(gone, error)] = dropped
+    assert gone is late
+    assert isinstance(error, DeadlineExpired)
+    assert str(error).startswith("deadline exceeded:")
+    assert queue.tokens == 0
+
+
+def test_cancelled_requests_are_dropped_and_the_batch_is_formed_anew():
+    queue = make_queue()
+    gone, fine = request([5], is_cancelled=lambda: True), request([50])
+    queue.add(gone)
+    queue.add(fine)
+    rows, dropped = queue.next_batch(0)
+    assert [row.request for row in rows] == [fine]
+    assert [(r, type(e)) for r, e in dropped] == [(gone, RequestCancelled)]
+
+
+def test_when_everything_is_dropped_there_is_no_batch():
+    queue = make_queue()
+    queue.add(request([5], deadline_s=1.0))
+    rows, dropped = queue.next_batch(2.0)
+    assert rows == []
+    assert len(dropped) == 1
+    assert len(queue) == queue.tokens == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.lists(st.integers(1, 90), min_size=1, max_size=6),
+                          st.booleans(), st.integers(0, 2)), max_size=40))  # fmt: skip
+def test_every_row_is_served_once_within_limits_and_by_its_turn(arrivals):
+    """Random arrivals with batches in between: nothing lost, doubled, or late."""
+    queue = make_queue(max_queue_tokens=10_000)
+    served, admitted = [], []
+    batch_number = dict.fromkeys(ServiceClass, 0)
+    due = {}  # row -> the batch of its class by which it must have been served
+
+    def serve():
+        rows, dropped = queue.next_batch(0.0)
+        assert not dropped
+        if not rows:
+            return False
+        [kind] = {row.request.service_class for row in rows}
+        lengths = [len(row.tokens) for row in rows]
+        assert sum(lengths) <= PREFERRED or len(rows) == 1
+        assert len(rows) <= MAX_ROWS
+        waiting = [
+            row for row in admitted if row not in served and row.request.service_class is kind
+        ]
+        assert rows[0] in waiting
+        assert min(waiting, key=lambda row: row.arrival) in rows  # the oldest is in every batch
+        for row in rows:
+            assert row not in served
+            assert batch_number[kind] <= due[id(row)]
+            older_equals = [o for o in waiting if len(o.tokens) == len(row.tokens)
+                            and o.arrival < row.arrival]  # fmt: skip
+            assert all(o in rows for o in older_equals), "overtaken by a row of its own length"
+        served.extend(rows)
+        batch_number[kind] += 1
+        return True
+
+    for lengths, bulk, batches in arrivals:
+        new = request(lengths, bulk=bulk)
+        try:
+            queue.add(new)
+        except Overloaded:
+            continue
+        kind = new.service_class
+        for row in new.rows:
+            admitted.append(row)
+            ahead = [r for r in admitted if r not in served and r.request.service_class is kind]
+            tokens_ahead = sum(len(r.tokens) for r in ahead[:-1])
+            # twice the batches in order of arrival, twice again while others are overdue, slack
+            due[id(row)] = batch_number[kind] + 4 * math.ceil(tokens_ahead / PREFERRED) + 9
+        for _ in range(batches):
+            serve()
+    while serve():
+        pass
+    assert sorted(row.arrival for row in served) == [row.arrival for row in admitted]
+    assert queue.tokens == 0
+
+
+def test_a_row_of_odd_length_is_not_overtaken_for_ever():
+    """A steady stream of short rows, always a full batch of them, and one long row behind."""
+    queue = make_queue(max_queue_tokens=10_000)
+    for _ in range(16):
+        queue.add(request([4]))
+    odd = request([40])
+    queue.add(odd)
+
+    def odd_is_in_next_batch():
+        queue.add(request([4] * 16))
+        return any(row.request is odd for row in queue.next_batch(0)[0])
+
+    assert any(odd_is_in_next_batch() for _ in range(12))

@@ -1,0 +1,246 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+from batch_planner import BatchLimits, CostModel
+from encode_errors import EngineFailed, InvalidRows, Overloaded, ShuttingDown
+from encode_request import EncodeRequest, ServiceClass
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from row_queue import RowQueue
+from scheduler import Scheduler
+
+from unit.encoder.fakes import Answer, FakeEngine, Observer, vector_of
+
+PREFERRED = 64
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def build(engine, *, clock=time.monotonic, max_queue_tokens=100_000):
+        queue = RowQueue(
+            BatchLimits(preferred_tokens=PREFERRED, max_rows=16),
+            CostModel(attention_cell_cost=1e-3, overhead_tokens=8),
+            max_queue_tokens=max_queue_tokens,
+            bulk_queue_fraction=0.75,
+            bulk_every=4,
+        )
+        observer = Observer()
+        scheduler = Scheduler(engine, queue, observer, clock=clock)
+        made.append((scheduler, engine))
+        return scheduler, observer
+
+    yield build
+    for scheduler, engine in made:
+        engine.gate.set()
+        scheduler.close(drain_timeout_s=10)
+
+
+def rows_of(lengths, start=1):
+    return [np.arange(start + i, start + i + length, dtype=np.int32)
+            for i, length in enumerate(lengths)]  # fmt: skip
+
+
+def submit(scheduler, rows, **options):
+    answer = Answer()
+    scheduler.submit(EncodeRequest(rows, answer, **options))
+    return answer
+
+
+def test_rows_spread_over_batches_come_back_in_order(make):
+    engine = FakeEngine()
+    scheduler, observer = make(engine)
+    rows = rows_of([30, 5, 60, 64, 100, 1, 30, 31, 5])
+    vectors = submit(scheduler, rows).wait()
+    assert len(engine.batches) > 3
+    np.testing.assert_array_equal(vectors, [vector_of(row) for row in rows])
+    scheduler.close(drain_timeout_s=1)
+    assert sum(report.real_tokens for report in observer.reports) == sum(map(len, rows))
+    assert all(report.computed_tokens == report.real_tokens for report in observer.reports)
+
+
+def test_what_arrives_while_the_engine_runs_is_batched_together(make):
+    engine = FakeEngine()
+    engine.gate.clear()
+    scheduler, _ = make(engine)
+    first = submit(scheduler, rows_of([10]))
+    assert engine.running.wait(5)
+    others = [submit(scheduler, rows_of([12])) for _ in range(5)]
+    engine.gate.set()
+    for answer in [first, *others]:
+        answer.wait()
+    assert engine.batches == [[10], [12] * 5]
+
+
+def test_a_full_queue_refuses_at_once_while_the_engine_is_busy(make):
+    engine = FakeEngine()
+    engine.gate.clear()
+    scheduler, _ = make(engine, max_queue_tokens=100)
+    running = submit(scheduler, rows_of([50]))
+    assert engine.running.wait(5)
+    waiting = submit(scheduler, rows_of([90]))
+    with pytest.raises(Overloaded):
+        submit(scheduler, rows_of([11]))
+    engine.gate.set()
+    running.wait()
+    waiting.wait()
+
+
+def test_an_expired_request_is_answered_and_not_computed(make):
+    engine, clock = FakeEngine(), Clock()
+    engine.gate.clear()
+    scheduler, observer = make(engine, clock=clock)
+    first = submit(scheduler, rows_of([3]))
+    assert engine.running.wait(5)
+    late = submit(scheduler, rows_of([7]), deadline_s=5.0)
+    clock.now = 6.0
+    engine.gate.set()
+    first.wait()
+    assert str(late.wait()).startswith("deadline exceeded")
+    scheduler.close(drain_timeout_s=1)
+    assert [7] not in engine.batches
+    assert observer.dropped == ["expired"]
+
+
+def test_an_engine_failure_reaches_exactly_the_rows_concerned(make):
+    engine = FakeEngine(poison=999, nan=888)
+    engine.gate.clear()
+    scheduler, observer = make(engine)
+    hold = submit(scheduler, rows_of([64]))
+    assert engine.running.wait(5)
+    good = [submit(scheduler, rows_of([8], start=i)) for i in range(3)]
+    bad = submit(scheduler, [np.array([1, 2, 999, 4, 5, 6, 7], np.int32), *rows_of([8, 60, 60])])
+    overflown = submit(scheduler, [np.array([888] * 8, np.int32)])
+    engine.gate.set()
+    hold.wait()
+    for i, answer in enumerate(good):
+        np.testing.assert_array_equal(answer.wait(), [vector_of(rows_of([8], start=i)[0])])
+    error = bad.wait()
+    assert isinstance(error, EngineFailed)
+    assert "poisoned" in str(error)
+    assert "7 tokens" in str(error)
+    assert "NaN" in str(overflown.wait())
+    after = submit(scheduler, rows_of([9]))
+    np.testing.assert_array_equal(after.wait(), [vector_of(rows_of([9])[0])])
+    scheduler.close(drain_timeout_s=1)
+    assert sum(report.failed_rows for report in observer.reports) == 2
+
+
+def test_the_rest_of_a_failed_request_is_not_computed(make):
+    engine = FakeEngine(poison=999)
+    engine.gate.clear()
+    scheduler, _ = make(engine)
+    bad = submit(scheduler, [np.array([999], np.int32), *rows_of([64] * 5)])
+    engine.gate.set()
+    assert isinstance(bad.wait(), EngineFailed)
+    scheduler.close(drain_timeout_s=5)
+    assert engine.batches == [[1]]
+
+
+def test_a_callback_that_raises_harms_nobody_else(make):
+    scheduler, _ = make(FakeEngine())
+
+    def broken(answer):
+        raise ConnectionError("client went away")
+
+    scheduler.submit(EncodeRequest(rows_of([5]), broken))
+    submit(scheduler, rows_of([6])).wait()
+
+
+def test_closing_answers_everything_in_flight(make):
+    engine = FakeEngine()
+    engine.gate.clear()
+    scheduler, _ = make(engine)
+    answers = [submit(scheduler, rows_of([50])) for _ in range(6)]
+    closer = threading.Thread(target=scheduler.close, kwargs={"drain_timeout_s": 10})
+    closer.start()
+    time.sleep(0.05)
+    with pytest.raises(ShuttingDown):
+        submit(scheduler, rows_of([1]))
+    engine.gate.set()
+    closer.join(10)
+    for answer in answers:
+        assert isinstance(answer.wait(0), np.ndarray)
+
+
+def test_closing_past_the_drain_time_answers_the_rest_with_an_error(make):
+    engine = FakeEngine()
+    engine.gate.clear()
+    scheduler, observer = make(engine)
+    answers = [submit(scheduler, rows_of([50])) for _ in range(3)]
+    assert engine.running.wait(5)
+    closer = threading.Thread(target=scheduler.close, kwargs={"drain_timeout_s": 0.05})
+    closer.start()
+    time.sleep(0.3)
+    engine.gate.set()
+    closer.join(10)
+    assert isinstance(answers[0].wait(0), np.ndarray)
+    assert all(isinstance(answer.wait(0), ShuttingDown) for answer in answers[1:])
+    assert observer.dropped == ["shutting_down"] * 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 90), min_size=1, max_size=5),  # lengths
+            st.booleans(),  # bulk
+            st.sampled_from(["fine", "fine", "fine", "cancelled", "expired", "poisoned"]),
+        ),
+        max_size=30,
+    ),
+    st.integers(100, 2000),
+)
+def test_every_request_is_answered_once_and_with_its_own_vectors(requests, max_queue_tokens):
+    engine = FakeEngine(poison=10**6)
+    observer = Observer()
+    queue = RowQueue(
+        BatchLimits(preferred_tokens=PREFERRED, max_rows=16),
+        CostModel(attention_cell_cost=1e-3, overhead_tokens=8),
+        max_queue_tokens=max_queue_tokens,
+        bulk_queue_fraction=1.0,
+        bulk_every=4,
+    )
+    scheduler = Scheduler(engine, queue, observer, clock=lambda: 100.0)
+    pending, refused = [], []
+    start = 1
+    for lengths, bulk, fate in requests:
+        rows = rows_of(lengths, start)
+        start += 1000
+        if fate == "poisoned":
+            rows[-1][-1] = 10**6
+        answer = Answer()
+        request = EncodeRequest(
+            rows,
+            answer,
+            service_class=ServiceClass.BULK if bulk else ServiceClass.INTERACTIVE,
+            deadline_s=50.0 if fate == "expired" else None,
+            is_cancelled=lambda fate=fate: fate == "cancelled",
+        )
+        try:
+            scheduler.submit(request)
+        except (Overloaded, InvalidRows):
+            refused.append(answer)
+        else:
+            pending.append((rows, fate, answer))
+    scheduler.close(drain_timeout_s=30)
+    assert not any(answer.values for answer in refused)
+    for rows, fate, answer in pending:
+        value = answer.wait(0)  # exactly one answer, whatever became of the request
+        if fate == "fine":
+            np.testing.assert_array_equal(value, [vector_of(row) for row in rows])
+        else:
+            names = {"cancelled": "RequestCancelled", "expired": "DeadlineExpired",
+                     "poisoned": "EngineFailed"}  # fmt: skip
+            assert type(value).__name__ == names[fate]
+    assert all(sum(batch) <= PREFERRED or len(batch) == 1 for batch in engine.batches)
