@@ -1,4 +1,4 @@
-"""The encoder's metrics, on Triton's metrics endpoint. Names are documented in docs/metrics.md."""
+"""The encoder's metrics, on Triton's metrics endpoint; docs/metrics.md documents the names."""
 
 from __future__ import annotations
 

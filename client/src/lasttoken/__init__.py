@@ -1,0 +1,67 @@
+"""lasttoken: text embeddings from NVIDIA Triton, without padding.
+
+::
+
+    from lasttoken import EmbeddingClient
+
+    with EmbeddingClient("127.0.0.1:8001", "sfr_embedding_mistral") as client:
+        vectors = client.embed(["a text", "another"], prompt_name="query")
+
+The server of this machine is in `lasttoken.local`, which is imported on its own.
+"""
+
+from __future__ import annotations
+
+from lasttoken.async_client import AsyncEmbeddingClient
+from lasttoken.client import EmbeddingClient
+from lasttoken.embeddings import Embeddings, ModelInfo
+from lasttoken.errors import (
+    AuthenticationFailed,
+    DeadlineExceeded,
+    InputTooLong,
+    InstallationFailed,
+    InvalidInput,
+    LasttokenError,
+    LocalServerError,
+    ModelNotFound,
+    ModelUnavailable,
+    PermissionRefused,
+    ProtocolMismatch,
+    RepositoryInvalid,
+    RequestCancelled,
+    ServerError,
+    ServerOverloaded,
+    ServerStartFailed,
+    ServerStopped,
+    TruncationWarning,
+    UnsupportedPlatform,
+)
+from lasttoken.options import ClientOptions, RetryPolicy
+
+__all__ = [
+    "AsyncEmbeddingClient",
+    "AuthenticationFailed",
+    "ClientOptions",
+    "DeadlineExceeded",
+    "EmbeddingClient",
+    "Embeddings",
+    "InputTooLong",
+    "InstallationFailed",
+    "InvalidInput",
+    "LasttokenError",
+    "LocalServerError",
+    "ModelInfo",
+    "ModelNotFound",
+    "ModelUnavailable",
+    "PermissionRefused",
+    "ProtocolMismatch",
+    "RepositoryInvalid",
+    "RequestCancelled",
+    "RetryPolicy",
+    "ServerError",
+    "ServerOverloaded",
+    "ServerStartFailed",
+    "ServerStopped",
+    "TruncationWarning",
+    "UnsupportedPlatform",
+]

@@ -1,0 +1,166 @@
+"""From the caller's arguments to the tensors of requests. Nothing here does input or output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lasttoken.errors import InvalidInput
+from lasttoken.options import Priority
+
+MAX_PADDED_BYTES = 32 * 1024
+"""Rows of one request times its longest text in bytes.
+
+A text has at most one token a byte, so this bounds the tokens of a request well below what a server
+lets wait, which it would refuse for good, and the padding that its tokenizer writes.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedCall:
+    """One checked call of `embed`.
+
+    Attributes:
+        texts: The texts in UTF-8, in the caller's order.
+        single: Whether the caller gave one string and not a list.
+        prompt_name: UTF-8, or None.
+        instruction: UTF-8, or None.
+        timeout_s: Time for the whole call, in seconds.
+        priority: The server's queue, `"interactive"` or `"bulk"`.
+    """
+
+    texts: tuple[bytes, ...]
+    single: bool
+    prompt_name: bytes | None
+    instruction: bytes | None
+    timeout_s: float
+    priority: Priority
+
+
+def check_call(
+    texts: str | Sequence[str],
+    *,
+    prompt_name: str | None,
+    instruction: str | None,
+    timeout_s: float,
+    priority: Priority,
+) -> EmbedCall:
+    """Check the arguments of `embed` and put the texts into UTF-8.
+
+    Raises:
+        InvalidInput: An argument of a wrong type or value, a text that is not valid Unicode, or
+            both a prompt name and an instruction.
+    """
+    if prompt_name is not None and instruction is not None:
+        raise InvalidInput(
+            f"both prompt_name={prompt_name!r} and instruction={instruction!r} are given; "
+            "an instruction takes the place of a prompt, so give one of them"
+        )
+    if priority not in ("interactive", "bulk"):
+        raise InvalidInput(f"priority is {priority!r}; use 'interactive' or 'bulk'")
+    check_timeout(timeout_s)
+    single = isinstance(texts, str)
+    rows = [texts] if isinstance(texts, str) else _check_list(texts)
+    return EmbedCall(
+        texts=tuple(_utf8(text, f"texts[{index}]") for index, text in enumerate(rows)),
+        single=single,
+        prompt_name=None if prompt_name is None else _utf8(prompt_name, "prompt_name"),
+        instruction=None if instruction is None else _utf8(instruction, "instruction"),
+        timeout_s=float(timeout_s),
+        priority=priority,
+    )
+
+
+def check_timeout(timeout_s: object) -> None:
+    """Check a time in seconds.
+
+    Raises:
+        InvalidInput: Not a number, not finite, or not positive.
+    """
+    number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
+    if not (number and math.isfinite(timeout_s) and timeout_s > 0):  # type: ignore[arg-type, operator]
+        raise InvalidInput(f"timeout_s is {timeout_s!r}; it must be a positive number of seconds")
+
+
+def _check_list(texts: object) -> Iterable[object]:
+    sized = hasattr(texts, "__len__") and isinstance(texts, Iterable)
+    if not sized or isinstance(texts, (bytes, bytearray, memoryview, Mapping, AbstractSet)):
+        raise InvalidInput(
+            f"texts is of type {type(texts).__name__!r}; give a string or a list of strings"
+        )
+    return texts  # type: ignore[return-value]
+
+
+def _utf8(text: object, name: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidInput(f"{name} is {text!r}, of type {type(text).__name__!r}; give a string")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{name} cannot be written in UTF-8: character {error.start} is "
+            f"{text[error.start]!r}, half of a surrogate pair; replace or drop it"
+        ) from error
+
+
+def split_rows(lengths: Sequence[int], max_rows: int) -> list[npt.NDArray[np.intp]]:
+    """Split rows into requests whose rows have similar lengths.
+
+    The server pads the token ids of one request to its longest row, so similar rows go together,
+    and rows times the longest length stays below `MAX_PADDED_BYTES` (a longer row goes alone).
+    The longest come first, so that the short ones fill the end of a long list.
+
+    Args:
+        lengths: Length of each text in bytes.
+        max_rows: Most rows of a request.
+
+    Returns:
+        For each request the positions of its rows, int `[rows]`; every row is in exactly one.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    requests = []
+    start = 0
+    while start < len(order):
+        longest = max(1, lengths[order[start]])
+        stop = start + max(1, min(max_rows, MAX_PADDED_BYTES // longest))
+        requests.append(order[start:stop])
+        start = stop
+    return requests
+
+
+def request_inputs(call: EmbedCall, rows: npt.NDArray[np.intp]) -> list[Any]:
+    """Make the input tensors of one request: TEXT, and PROMPT_NAME or INSTRUCTION when given.
+
+    Args:
+        call: The call.
+        rows: Positions of the request's texts, `[n]`.
+
+    Returns:
+        tritonclient `InferInput`s, each BYTES `[n, 1]`.
+    """
+    inputs = [_bytes_input("TEXT", [call.texts[row] for row in rows])]
+    for name, value in (("PROMPT_NAME", call.prompt_name), ("INSTRUCTION", call.instruction)):
+        if value is not None:
+            inputs.append(_bytes_input(name, [value] * len(rows)))
+    return inputs
+
+
+def request_parameters(call: EmbedCall) -> dict[str, str] | None:
+    """Parameters of every request of a call; the server's default class is not sent."""
+    return None if call.priority == "interactive" else {"service_class": call.priority}
+
+
+def _bytes_input(name: str, values: list[bytes]) -> Any:
+    import tritonclient.grpc as triton  # 0.3 s that `import lasttoken` need not take
+
+    tensor = np.empty((len(values), 1), dtype=np.object_)
+    tensor[:, 0] = values
+    infer_input = triton.InferInput(name, [len(values), 1], "BYTES")
+    infer_input.set_data_from_numpy(tensor)
+    return infer_input

@@ -1,0 +1,10 @@
+"""A real Triton Inference Server on this machine, without a container.
+
+Importing this package starts nothing and fetches nothing; `LocalTriton` does both on entry.
+"""
+
+from __future__ import annotations
+
+from lasttoken.local.server import LocalTriton
+
+__all__ = ["LocalTriton"]

@@ -1,0 +1,141 @@
+"""One server process: started in its own process group, ended with its parent, stopped cleanly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lasttoken.errors import ServerStartFailed
+
+# The program asks the kernel to be told when its parent dies, then becomes the server. Doing this
+# in a program of its own, not in a forked copy of this process, is safe beside threads and gRPC.
+# Source: prctl(2), PR_SET_PDEATHSIG = 1.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+parent, libraries, program = sys.argv[1:4]
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(parent):
+    sys.exit("the parent process has ended")
+if libraries:
+    os.environ["LD_LIBRARY_PATH"] = libraries
+os.execv(program, sys.argv[3:])
+"""
+
+_GROUP_GRACE_S = 2.0
+
+
+class ServerProcess:
+    """A running server program with its output in a log file.
+
+    The kernel sends the death signal when the *thread* that started a process ends, so a thread of
+    this object starts the process and lives as long as it does.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        library_path: str,
+        log_path: Path,
+    ) -> None:
+        """Start the program.
+
+        Args:
+            command: Absolute path of the program and its arguments.
+            environment: Its whole environment, without LD_LIBRARY_PATH.
+            library_path: Its LD_LIBRARY_PATH, or "" to leave that alone.
+            log_path: File that its output is appended to.
+
+        Raises:
+            ServerStartFailed: The program cannot be run at all.
+        """
+        self.log_path = log_path
+        self._command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        self._command += [library_path, *command]
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+        self._start_error: OSError | None = None
+        self._started = threading.Event()
+        self._ended = threading.Event()
+        threading.Thread(target=self._own, name="lasttoken-server-owner", daemon=True).start()
+        self._started.wait()
+        if self._start_error is not None:
+            raise ServerStartFailed(f"cannot run {command[0]!r}: {self._start_error}")
+
+    def _own(self) -> None:
+        try:
+            with self.log_path.open("ab") as log:
+                self._log_start = log.tell()
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    start_new_session=True,  # Ctrl-C in a terminal reaches us alone
+                )
+        except OSError as error:
+            self._start_error = error
+            return
+        finally:
+            self._started.set()
+        self._process.wait()
+        self._ended.set()
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is the id of its process group too."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative for a signal, or None while it runs."""
+        assert self._process is not None
+        return self._process.returncode if self._ended.is_set() else None
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the program to end; returns whether it has."""
+        return self._ended.wait(timeout_s)
+
+    def log(self) -> str:
+        """Return all that this process has written to the log."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(self._log_start)
+                return log.read().decode("utf-8", "replace").rstrip()
+        except OSError as error:
+            return f"(cannot read the log: {error})"
+
+    def stop(self, timeout_s: float) -> None:
+        """End the program: SIGTERM, wait, and then SIGKILL for what is left of its group.
+
+        Args:
+            timeout_s: How long work in flight may take to finish, in seconds.
+        """
+        assert self._process is not None
+        if not self._ended.is_set():
+            self._process.terminate()
+            self._ended.wait(timeout_s)
+        deadline = time.monotonic() + _GROUP_GRACE_S
+        while self._ended.is_set() and _group_exists(self.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)  # the stubs end a moment after the server
+        if _group_exists(self.pid):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._ended.wait()
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

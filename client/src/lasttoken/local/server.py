@@ -1,0 +1,299 @@
+"""LocalTriton: a Triton Inference Server on this machine for as long as a `with` block."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from lasttoken.errors import InvalidInput, ServerStartFailed, ServerStopped
+from lasttoken.local.cache_folder import default_cache_folder
+from lasttoken.local.ports import address, free_ports
+from lasttoken.local.process import ServerProcess
+from lasttoken.local.program import ServerProgram, find_program
+from lasttoken.local.readiness import wait_until_ready
+from lasttoken.local.repository import read_repository
+from lasttoken.local.server_environment import REQUIREMENTS
+from lasttoken.local.server_log import explain
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_FIXED_ARGUMENTS = (
+    "--model-control-mode=none",
+    "--exit-on-error=true",
+    "--strict-readiness=true",
+    "--disable-auto-complete-config",
+    "--allow-sagemaker=false",
+    "--allow-vertex-ai=false",
+)
+_START_ATTEMPTS = 3
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies on Linux
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ports:
+    grpc: int
+    http: int | None
+    metrics: int | None
+
+
+class LocalTriton:
+    """A real Triton Inference Server on this machine.
+
+    The `tritonserver` on the PATH is used when there is one, with its own Python environment.
+    Otherwise Triton 24.10 is fetched from the package index once and kept in the cache folder,
+    with a small Python environment of its own beside it. The server ends with this process, also
+    when this process is killed.
+
+    ::
+
+        with LocalTriton(Path("build/repository")) as server:
+            client = EmbeddingClient(server.grpc_url, server.models()[0])
+    """
+
+    def __init__(
+        self,
+        repository: str | Path,
+        *,
+        grpc_port: int = 0,
+        http_port: int | None = 0,
+        metrics_port: int | None = 0,
+        host: str = "127.0.0.1",
+        log_path: str | Path | None = None,
+        ready_timeout_s: float = 120.0,
+        stop_timeout_s: float = 30.0,
+        python: str | Path | None = None,
+        cache_folder: str | Path | None = None,
+        requirements: str | Path | None = None,
+        extra_args: Sequence[str] = (),
+        announce: Callable[[str], None] | None = None,
+    ) -> None:
+        """Describe a server; nothing runs and nothing is fetched before `start`.
+
+        Args:
+            repository: Triton model repository.
+            grpc_port: Port of the gRPC service; 0 takes a free one.
+            http_port: Port of the HTTP service; 0 takes a free one, None switches it off.
+            metrics_port: Port of the Prometheus metrics; 0 takes a free one, None switches it off.
+            host: IP address to bind.
+            log_path: File that the server's output is appended to; None keeps it in a temporary
+                file until the server has stopped.
+            ready_timeout_s: How long loading and the first inference may take, in seconds.
+            stop_timeout_s: How long requests in flight may take to finish at the end, in seconds.
+            python: Interpreter for the Python models; None chooses one.
+            cache_folder: Where Triton and its environment are kept; None for `~/.cache/lasttoken`.
+            requirements: Hashed requirements of the Python models' environment; None for the ones
+                that came with this package.
+            extra_args: More arguments for `tritonserver`; they come last and so win.
+            announce: Told in a few words what takes long, when something does; None for silence.
+
+        Raises:
+            InvalidInput: `host` is not an IP address, or a port or a time is out of range.
+        """
+        for name, port in (("grpc", grpc_port), ("http", http_port), ("metrics", metrics_port)):
+            if port is not None and not 0 <= port <= 65535:
+                raise InvalidInput(f"{name}_port is {port!r}; it must be between 0 and 65535")
+        try:
+            ipaddress.ip_address(host)
+        except ValueError as error:
+            raise InvalidInput(
+                f"host is {host!r}; it must be an IP address such as '127.0.0.1'"
+            ) from error
+        for name, seconds in (("ready", ready_timeout_s), ("stop", stop_timeout_s)):
+            if not seconds > 0:
+                raise InvalidInput(f"{name}_timeout_s is {seconds!r}; it must be positive")
+        self._repository = Path(repository).absolute()
+        self._wanted_ports = _Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
+        self._host = host
+        self._wanted_log_path = None if log_path is None else Path(log_path).absolute()
+        self._ready_timeout_s = ready_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._python = python
+        self._cache_folder = (
+            default_cache_folder() if cache_folder is None else Path(cache_folder).absolute()
+        )
+        self._requirements = REQUIREMENTS if requirements is None else Path(requirements)
+        self._extra_args = tuple(extra_args)
+        self._announce = announce or _say_nothing
+        self._server_id = f"lasttoken_{os.getpid()}_{secrets.token_hex(4)}"
+        self._log_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: ServerProcess | None = None
+        self._ports: _Ports | None = None
+
+    def start(self) -> None:
+        """Fetch what is missing, start the server and wait until it has answered a real request.
+
+        Raises:
+            UnsupportedPlatform: No Triton for this system, or no interpreter that can host models.
+            InstallationFailed: Triton or its environment could not be fetched.
+            RepositoryInvalid: The folder is not a model repository.
+            ServerStartFailed: The server ended or did not become ready; with the end of its log.
+        """
+        if self._process is not None:
+            raise ServerStartFailed(f"this server runs already, as process {self.pid}")
+        models = read_repository(self._repository)
+        program = find_program(self._cache_folder, self._python, self._requirements, self._announce)
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            self._ports = self._choose_ports()
+            self._process = ServerProcess(
+                [program.path, *self._arguments(program)],
+                environment=program.environment,
+                library_path=program.library_path,
+                log_path=self._open_log(),
+            )
+            try:
+                wait_until_ready(
+                    self._process,
+                    self.grpc_url,
+                    models,
+                    server_id=self._server_id,
+                    timeout_s=self._ready_timeout_s,
+                )
+            except ServerStartFailed as error:
+                self.stop()
+                # Somebody took a free port between our look and the server's bind.
+                port_taken = "already in use" in str(error) and self._ports_are_free_choice()
+                if not port_taken or attempt == _START_ATTEMPTS:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop the server: no new work, work in flight is answered, then it ends."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.stop(self._stop_timeout_s + 2.0)
+        # A server that was killed leaves its shared memory; the name is this object's alone.
+        for leftover in _SHARED_MEMORY.glob(f"{self._server_id}_*"):
+            leftover.unlink(missing_ok=True)
+        if self._log_folder is not None:
+            self._log_folder.cleanup()
+            self._log_folder = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` of the gRPC service."""
+        return address(self._host, self._running_ports().grpc)
+
+    @property
+    def http_url(self) -> str | None:
+        """`host:port` of the HTTP service, or None when it is off."""
+        port = self._running_ports().http
+        return None if port is None else address(self._host, port)
+
+    @property
+    def metrics_url(self) -> str | None:
+        """`http://host:port/metrics`, or None when metrics are off."""
+        port = self._running_ports().metrics
+        return None if port is None else f"http://{address(self._host, port)}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Process id of `tritonserver`."""
+        return self._running().pid
+
+    @property
+    def log_path(self) -> Path:
+        """File with the server's output."""
+        return self._running().log_path
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the repository's ensembles, which are what clients call."""
+        return tuple(m.name for m in read_repository(self._repository) if m.is_ensemble)
+
+    def log(self) -> str:
+        """Return all that the server has written to its log."""
+        return self._running().log()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait while the server runs.
+
+        Args:
+            timeout_s: Return after that many seconds; None waits for ever.
+
+        Raises:
+            ServerStopped: The server has ended by itself; with the end of its log.
+        """
+        process = self._running()
+        if process.wait(timeout_s):
+            raise ServerStopped(
+                f"tritonserver ended with exit code {process.exit_code}; from its log:\n"
+                f"{explain(process.log())}"
+            )
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServerStopped("this server is not running; call start() or use it in a `with`")
+        return self._process
+
+    def _running_ports(self) -> _Ports:
+        self._running()
+        assert self._ports is not None
+        return self._ports
+
+    def _choose_ports(self) -> _Ports:
+        wanted = self._wanted_ports
+        free = iter(free_ports(self._host, 3))
+        return _Ports(
+            grpc=wanted.grpc or next(free),
+            http=next(free) if wanted.http == 0 else wanted.http,
+            metrics=next(free) if wanted.metrics == 0 else wanted.metrics,
+        )
+
+    def _ports_are_free_choice(self) -> bool:
+        return 0 in (self._wanted_ports.grpc, self._wanted_ports.http, self._wanted_ports.metrics)
+
+    def _open_log(self) -> Path:
+        if self._wanted_log_path is not None:
+            self._wanted_log_path.parent.mkdir(parents=True, exist_ok=True)
+            return self._wanted_log_path
+        self._log_folder = tempfile.TemporaryDirectory(prefix="lasttoken-triton-")
+        return Path(self._log_folder.name) / "tritonserver.log"
+
+    def _arguments(self, program: ServerProgram) -> list[str]:
+        assert self._ports is not None
+        arguments = [f"--model-repository={self._repository}", *program.arguments]
+        arguments += [f"--grpc-address={self._host}", f"--grpc-port={self._ports.grpc}"]
+        if self._ports.http is None:
+            arguments.append("--allow-http=false")
+        else:
+            arguments += [f"--http-address={self._host}", f"--http-port={self._ports.http}"]
+        if self._ports.metrics is None:
+            arguments.append("--allow-metrics=false")
+        else:
+            arguments += [f"--metrics-address={self._host}"]
+            arguments += [f"--metrics-port={self._ports.metrics}"]
+        arguments += _FIXED_ARGUMENTS
+        arguments += [
+            f"--id={self._server_id}",
+            f"--exit-timeout-secs={max(1, round(self._stop_timeout_s))}",
+            f"--backend-config=python,shm-region-prefix-name={self._server_id}_",
+        ]
+        return [*arguments, *self._extra_args]
+
+
+def _say_nothing(words: str) -> None:
+    """Take an announcement that nobody wants."""

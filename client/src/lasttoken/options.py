@@ -1,0 +1,109 @@
+"""Settings of the clients, validated where they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from lasttoken.errors import InvalidInput
+
+OnTruncation = Literal["warn", "ignore", "error"]
+Priority = Literal["interactive", "bulk"]
+
+_DEFAULT_PORT = 8001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a request that the server could not take is sent again.
+
+    The wait before attempt k+1 is drawn evenly from 0 to `initial_s * multiplier ** (k - 1)`,
+    capped at `max_s`: exponential backoff with full jitter. No wait reaches past the deadline of
+    the call.
+
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+
+    Attributes:
+        initial_s: Longest wait before the second attempt, in seconds.
+        max_s: Longest wait before any attempt, in seconds.
+        multiplier: Growth of the longest wait from one attempt to the next.
+        max_attempts: Attempts in all; None leaves it to the deadline; 1 never retries.
+    """
+
+    initial_s: float = 0.05
+    max_s: float = 2.0
+    multiplier: float = 2.0
+    max_attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("initial_s", "max_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidInput(f"RetryPolicy.{name} is {value!r}; it must be positive")
+        if not (math.isfinite(self.multiplier) and self.multiplier >= 1):
+            raise InvalidInput(f"RetryPolicy.multiplier is {self.multiplier!r}; it must be >= 1")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise InvalidInput(f"RetryPolicy.max_attempts is {self.max_attempts!r}; at least 1")
+
+    def longest_wait_s(self, attempts: int) -> float:
+        """Upper end of the wait after so many attempts (at least 1), in seconds."""
+        try:
+            return min(self.max_s, self.initial_s * self.multiplier ** (attempts - 1))
+        except OverflowError:
+            return self.max_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """Everything that a client is told when it is made.
+
+    Attributes:
+        url: `host:port` of Triton's gRPC service; the port defaults to 8001.
+        model: Triton's name of the ensemble.
+        max_texts_per_request: Longer lists are split into requests of at most so many texts.
+        max_in_flight: Requests of one call that are with the server at a time.
+        on_truncation: What `embed` does when a text was too long and the server cut it: `"warn"`,
+            `"ignore"` or `"error"`.
+        retry: When a refused request is sent again.
+        headers: gRPC metadata that goes with every call, such as `{"authorization": "Bearer ..."}`.
+    """
+
+    url: str = "127.0.0.1:8001"
+    model: str = "sfr_embedding_mistral"
+    max_texts_per_request: int = 64
+    max_in_flight: int = 16
+    on_truncation: OnTruncation = "warn"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", _check_url(self.url))
+        if not self.model:
+            raise InvalidInput(f"model is {self.model!r}; it must be the name of a Triton ensemble")
+        for name in ("max_texts_per_request", "max_in_flight"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidInput(f"{name} is {value!r}; it must be a whole number above 0")
+        if self.on_truncation not in ("warn", "ignore", "error"):
+            raise InvalidInput(
+                f"on_truncation is {self.on_truncation!r}; use 'warn', 'ignore' or 'error'"
+            )
+        # gRPC wants metadata names in lower case.
+        headers = {str(name).lower(): str(value) for name, value in self.headers.items()}
+        object.__setattr__(self, "headers", MappingProxyType(headers))
+
+
+def _check_url(url: object) -> str:
+    if not isinstance(url, str) or not url.strip():
+        raise InvalidInput(f"url is {url!r}; it must be host:port, such as '127.0.0.1:8001'")
+    if "://" in url:
+        raise InvalidInput(
+            f"url is {url!r}; give host:port of Triton's gRPC service without a scheme, "
+            "such as '127.0.0.1:8001'"
+        )
+    bracketed = url.startswith("[")
+    has_port = "]:" in url if bracketed else ":" in url
+    return url if has_port else f"{url}:{_DEFAULT_PORT}"

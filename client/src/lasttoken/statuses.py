@@ -1,0 +1,95 @@
+"""From what gRPC and Triton say to the one error that lasttoken raises.
+
+The status decides; for the few statuses that Triton uses for several things, the beginning of the
+message decides further. An ensemble puts "in ensemble '<name>', " before a step's message.
+"""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+from tritonclient.utils import InferenceServerException
+
+from lasttoken.errors import (
+    AuthenticationFailed,
+    DeadlineExceeded,
+    InputTooLong,
+    InvalidInput,
+    LasttokenError,
+    ModelNotFound,
+    ModelUnavailable,
+    PermissionRefused,
+    ProtocolMismatch,
+    RequestCancelled,
+    ServerError,
+    ServerOverloaded,
+)
+
+ERROR_OF_STATUS: dict[grpc.StatusCode, type[LasttokenError]] = {
+    grpc.StatusCode.OK: ProtocolMismatch,  # an error that claims to be none
+    grpc.StatusCode.CANCELLED: RequestCancelled,
+    grpc.StatusCode.UNKNOWN: ServerError,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.ALREADY_EXISTS: ServerError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionRefused,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServerOverloaded,
+    grpc.StatusCode.FAILED_PRECONDITION: ModelUnavailable,
+    grpc.StatusCode.ABORTED: ServerError,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidInput,
+    grpc.StatusCode.UNIMPLEMENTED: ProtocolMismatch,
+    grpc.StatusCode.INTERNAL: ServerError,
+    grpc.StatusCode.UNAVAILABLE: ModelUnavailable,
+    grpc.StatusCode.DATA_LOSS: ServerError,
+    grpc.StatusCode.UNAUTHENTICATED: AuthenticationFailed,
+}
+
+_REFINEMENTS: tuple[tuple[grpc.StatusCode, re.Pattern[str], type[LasttokenError]], ...] = (
+    # The scheduler's own refusals; a Python model has no code for an expired deadline.
+    (grpc.StatusCode.UNAVAILABLE, re.compile(r"(^|, )overloaded:"), ServerOverloaded),
+    (grpc.StatusCode.UNAVAILABLE, re.compile(r"(^|, )deadline exceeded:"), DeadlineExceeded),
+    # Triton answers UNAVAILABLE for a version that is not there, or a model that never was.
+    (grpc.StatusCode.UNAVAILABLE, re.compile(r"^Request for unknown model"), ModelNotFound),
+    # gRPC's word for a message beyond the receiver's limit.
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, re.compile(r"larger than max"), InputTooLong),
+    # The tokenizer step's and the scheduler's refusals of what is too much for them.
+    (grpc.StatusCode.INVALID_ARGUMENT, re.compile(r"shorten or split|fewer texts"), InputTooLong),
+)
+
+_STATUS_OF_NAME = {str(status): status for status in grpc.StatusCode}
+
+
+def error_of_status(status: grpc.StatusCode, message: str, *, model: str) -> LasttokenError:
+    """Make the error that stands for a gRPC status.
+
+    Args:
+        status: The status of the failed call.
+        message: Its details, as the server or gRPC wrote them.
+        model: Name of the model that was asked, for the message.
+    """
+    kind = ERROR_OF_STATUS[status]
+    for refined_status, pattern, refined in _REFINEMENTS:
+        if status is refined_status and pattern.search(message):
+            kind = refined
+    return kind(f"{model}: {message or 'no details'} ({status.name})", status=status.name)
+
+
+def error_of_triton(error: BaseException, *, model: str) -> LasttokenError:
+    """Make the error that stands for one of tritonclient's.
+
+    Args:
+        error: What tritonclient raised or handed to a callback.
+        model: Name of the model that was asked, for the message.
+
+    Raises:
+        BaseException: `error` itself, when it is not tritonclient's.
+    """
+    if not isinstance(error, InferenceServerException):
+        raise error
+    status = _STATUS_OF_NAME.get(str(error.status()))
+    message = str(error.message() or "")
+    if status is None:  # raised by tritonclient itself, while it read the answer
+        return ProtocolMismatch(f"{model}: {message}")
+    return error_of_status(status, message, model=model)

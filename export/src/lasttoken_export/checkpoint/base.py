@@ -1,0 +1,122 @@
+"""What every kind of checkpoint offers, and what a whole one holds."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.errors import MissingTensor, TensorShapeMismatch, UnexpectedTensor
+
+_IGNORED_ENDINGS = ("rotary_emb.inv_freq", "lm_head.weight")
+"""Buffers of old releases, and the head of a language model, which an embedder has no use for."""
+
+
+class Checkpoint(Protocol):
+    """A model's files, read one tensor at a time.
+
+    Names are those of a headless Hugging Face model: ``embed_tokens.weight``,
+    ``layers.0.self_attn.q_proj.weight``, ``norm.weight``.
+
+    Attributes:
+        location: Where it came from, for messages and the card.
+        revision: Its revision there; None where there is none.
+        config: Its shape.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where it came from."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """Its revision there."""
+        ...
+
+    @property
+    def config(self) -> DecoderConfig:
+        """Its shape."""
+        ...
+
+    def names(self) -> frozenset[str]:
+        """Names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, ``[out, in]`` for a linear layer."""
+        ...
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one tensor: float32, float16 or bfloat16 (ml_dtypes).
+
+        Raises:
+            CorruptFile: The file does not hold it whole.
+        """
+        ...
+
+    def tokenizer_json(self) -> str:
+        """Return the fast tokenizer as the text of tokenizer.json.
+
+        Raises:
+            UnsupportedTokenizer: There is none, and none can be built.
+        """
+        ...
+
+
+def canonical_name(name: str) -> str | None:
+    """Return the headless name of a Hugging Face tensor; None for one that is not needed."""
+    if name.endswith(_IGNORED_ENDINGS):
+        return None
+    return name.removeprefix("model.")
+
+
+def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a whole checkpoint, by name."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    layer = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (config.vocab_size, hidden)}
+    for index in range(config.num_layers):
+        shapes |= {f"layers.{index}.{name}.weight": shape for name, shape in layer.items()}
+    return shapes | {"norm.weight": (hidden,)}
+
+
+def validate_tensors(checkpoint: Checkpoint) -> None:
+    """Prove that a checkpoint holds exactly the tensors of its configuration.
+
+    Raises:
+        MissingTensor: One is not there.
+        UnexpectedTensor: One is there that the graph would ignore.
+        TensorShapeMismatch: One has another shape.
+    """
+    expected = expected_shapes(checkpoint.config)
+    names = checkpoint.names()
+    if missing := sorted(expected.keys() - names):
+        raise MissingTensor(
+            f"{checkpoint.location}: {len(missing)} tensors are missing, the first is "
+            f"{missing[0]!r}; download the checkpoint again, and all its files"
+        )
+    if extra := sorted(names - expected.keys()):
+        raise UnexpectedTensor(
+            f"{checkpoint.location}: {len(extra)} tensors have no place in the graph, the first is "
+            f"{extra[0]!r}; the model is not quite of the architecture that it names "
+            f"({checkpoint.config.architecture})"
+        )
+    for name, shape in expected.items():
+        if (found := checkpoint.shape(name)) != shape:
+            raise TensorShapeMismatch(
+                f"{checkpoint.location}: {name!r} has shape {found}, the configuration implies "
+                f"{shape}"
+            )

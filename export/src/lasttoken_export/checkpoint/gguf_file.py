@@ -1,0 +1,175 @@
+"""A GGUF file of the Llama family: quantised or not, one tensor dequantised at a time.
+
+llama.cpp permutes the rows of the query and key projections for its own rotary embedding; here the
+permutation is undone.
+
+Source: https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py (``permute``)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.errors import CorruptFile, UnexpectedTensor, UnsupportedModel
+from lasttoken_export.tokenizer.gguf_vocabulary import tokenizer_json_from_gguf
+
+_OUTER = {"token_embd": "embed_tokens", "output_norm": "norm"}
+_INNER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_IGNORED = ("output.weight", "rope_freqs.weight")
+"""The language model's head; and frequencies, which `DecoderConfig` refuses where they scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where a tensor lies in the file."""
+
+    offset: int
+    bytes: int
+    type: gguf.GGMLQuantizationType
+    shape: tuple[int, ...]
+
+
+class GgufFile:
+    """Implements `Checkpoint` for a GGUF file.
+
+    Args:
+        path: The file.
+        location: What to call it; None for its name.
+        revision: Revision or digest of it.
+
+    Raises:
+        CorruptFile: It is truncated or not a GGUF file.
+        UnsupportedModel: The graph cannot reproduce the model.
+    """
+
+    def __init__(
+        self, path: Path, *, location: str | None = None, revision: str | None = None
+    ) -> None:
+        self.location = location or path.name
+        self.revision = revision
+        self._path = path
+        self._metadata, self._stored = _read_directory(path)
+        vocabulary = self._stored.get("embed_tokens.weight")
+        self.config = DecoderConfig.from_gguf(
+            self._metadata, vocab_size=vocabulary.shape[0] if vocabulary else 0
+        )
+
+    def names(self) -> frozenset[str]:
+        """See `Checkpoint.names`."""
+        return frozenset(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Checkpoint.shape`."""
+        return self._stored[name].shape
+
+    def read(self, name: str) -> NDArray[Any]:
+        """See `Checkpoint.read`; quantised tensors come as float32."""
+        stored = self._stored[name]
+        # Read, not mapped: mapped pages would stay resident.
+        data = np.fromfile(self._path, np.uint8, count=stored.bytes, offset=stored.offset)
+        if len(data) != stored.bytes:
+            raise CorruptFile(f"{self._path} ends within {name!r}; download it again")
+        array = _dequantise(data, stored)
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = self.config.num_heads if "q_proj" in name else self.config.num_kv_heads
+            return unpermute(array, heads)
+        return array
+
+    def tokenizer_json(self) -> str:
+        """See `Checkpoint.tokenizer_json`: tokenizer.json beside the file, else its vocabulary."""
+        beside = self._path.with_name("tokenizer.json")
+        if beside.is_file():
+            return beside.read_text(encoding="utf-8")
+        return tokenizer_json_from_gguf(self._metadata)
+
+
+def unpermute(weight: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Bring the rows of ``weight [heads * head_dim, in]`` back to Hugging Face's order.
+
+    llama.cpp interleaves the two halves of each head, which Hugging Face keeps apart.
+    """
+    rows, columns = weight.shape
+    interleaved = weight.reshape(heads, rows // heads // 2, 2, columns)
+    return interleaved.swapaxes(1, 2).reshape(rows, columns)
+
+
+def canonical_gguf_name(name: str) -> str | None:
+    """Return the headless Hugging Face name of a GGUF tensor; None for one that is not needed.
+
+    Raises:
+        UnexpectedTensor: The name is not one of the family's.
+    """
+    if name in _IGNORED:
+        return None
+    stem, _, ending = name.rpartition(".")
+    if ending in ("weight", "bias"):
+        if stem in _OUTER:
+            return f"{_OUTER[stem]}.{ending}"
+        block, _, part = stem.rpartition(".")
+        if part in _INNER and block.startswith("blk.") and block[4:].isdigit():
+            return f"layers.{block[4:]}.{_INNER[part]}.{ending}"
+    raise UnexpectedTensor(f"the GGUF tensor {name!r} is not one of the Llama family")
+
+
+def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, _Stored]]:
+    try:
+        reader = gguf.GGUFReader(path)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+        tensors = [
+            (
+                str(tensor.name),
+                _Stored(
+                    int(tensor.data_offset),
+                    int(tensor.n_bytes),
+                    tensor.tensor_type,
+                    tuple(int(size) for size in reversed(tensor.shape.tolist())),
+                ),
+            )
+            for tensor in reader.tensors
+        ]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the reader raises whatever it stumbles upon
+        raise CorruptFile(
+            f"{path} is truncated or not a GGUF file: {error!r}; download it again"
+        ) from None
+    size = path.stat().st_size
+    stored: dict[str, _Stored] = {}
+    for name, where in tensors:
+        if where.offset + where.bytes > size:
+            raise CorruptFile(f"{path} ends within {name!r}; download it again")
+        canonical = canonical_gguf_name(name)
+        if canonical is not None:
+            stored[canonical] = where
+    return metadata, stored
+
+
+def _dequantise(data: NDArray[np.uint8], stored: _Stored) -> NDArray[Any]:
+    if stored.type == gguf.GGMLQuantizationType.F32:
+        return data.view(np.float32).reshape(stored.shape)
+    if stored.type == gguf.GGMLQuantizationType.F16:
+        return data.view(np.float16).reshape(stored.shape)
+    block_size, block_bytes = gguf.GGML_QUANT_SIZES[stored.type]
+    row_bytes = stored.shape[-1] // block_size * block_bytes
+    try:
+        rows = data.reshape(*stored.shape[:-1], row_bytes)
+        return np.asarray(gguf.dequantize(rows, stored.type), np.float32)
+    except NotImplementedError as error:
+        raise UnsupportedModel(f"GGUF type {stored.type.name} cannot be read: {error}") from None

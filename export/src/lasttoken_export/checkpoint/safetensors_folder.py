@@ -1,0 +1,158 @@
+"""A Hugging Face folder: config.json, safetensors in one file or in shards, and a tokenizer.
+
+A shard is opened for each tensor and closed again, so that its pages do not stay in memory: the
+resident size of an export is that of its largest tensor, whatever the model's size. Pickled weights
+(``.bin``) are never read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from lasttoken_export.checkpoint.base import canonical_name
+from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.errors import (
+    CorruptFile,
+    InvalidCheckpoint,
+    MissingTensor,
+    ModelNotFound,
+    UnsupportedModel,
+    UnsupportedTokenizer,
+)
+from lasttoken_export.tokenizer.sentencepiece_file import tokenizer_json_from_sentencepiece
+
+_FLOATS = ("F32", "F16", "BF16")
+
+
+class SafetensorsFolder:
+    """Implements `Checkpoint` for a folder.
+
+    Args:
+        folder: The folder.
+        location: What to call it; None for its path.
+        revision: Revision that it was downloaded at.
+
+    Raises:
+        ModelNotFound: It has no config.json or no safetensors file.
+        InvalidCheckpoint: A file is corrupt or a shard is missing.
+        UnsupportedModel: The graph cannot reproduce the model, or its weights are not floats.
+    """
+
+    def __init__(
+        self, folder: Path, *, location: str | None = None, revision: str | None = None
+    ) -> None:
+        self.location = location or str(folder)
+        self.revision = revision
+        self._folder = folder
+        self.config = DecoderConfig.from_hugging_face(self._read_json("config.json"))
+        self._files: dict[str, tuple[Path, str]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._promised: dict[str, str] = {}  # by the index: tensor to shard
+        for path in self._weight_files():
+            self._read_header(path)
+        for name, file in self._promised.items():
+            canonical = canonical_name(name)
+            if canonical is not None and canonical not in self._files:
+                raise MissingTensor(
+                    f"{self.location}: the index promises {name!r} in {file!r}, which does not "
+                    "hold it; download the shard again"
+                )
+
+    def names(self) -> frozenset[str]:
+        """See `Checkpoint.names`."""
+        return frozenset(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Checkpoint.shape`."""
+        return self._shapes[name]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """See `Checkpoint.read`."""
+        path, name_in_file = self._files[name]
+        with _opened(path) as file:
+            array: NDArray[Any] = file.get_tensor(name_in_file)
+        return array
+
+    def tokenizer_json(self) -> str:
+        """See `Checkpoint.tokenizer_json`."""
+        fast, slow = self._folder / "tokenizer.json", self._folder / "tokenizer.model"
+        if fast.is_file():
+            return fast.read_text(encoding="utf-8")
+        if slow.is_file():
+            return tokenizer_json_from_sentencepiece(slow)
+        raise UnsupportedTokenizer(
+            f"{self.location} has neither tokenizer.json nor tokenizer.model; copy one into it"
+        )
+
+    def _weight_files(self) -> list[Path]:
+        index = self._folder / "model.safetensors.index.json"
+        if index.is_file():
+            weight_map = self._read_json(index.name).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise CorruptFile(f"{index} has no weight_map; download it again")
+            names = sorted(set(map(str, weight_map.values())))
+            if strays := [name for name in names if Path(name).name != name]:
+                raise CorruptFile(f"{index} names files outside its folder: {strays[0]!r}")
+            if missing := [name for name in names if not (self._folder / name).is_file()]:
+                raise InvalidCheckpoint(
+                    f"{self.location}: {len(missing)} of {len(names)} shards are missing, the "
+                    f"first is {missing[0]!r}; download them"
+                )
+            self._promised = {str(name): str(file) for name, file in weight_map.items()}
+            return [self._folder / name for name in names]
+        single = self._folder / "model.safetensors"
+        if single.is_file():
+            return [single]
+        raise ModelNotFound(
+            f"{self.location} has no model.safetensors and no model.safetensors.index.json; "
+            "pickled weights (.bin) are not read: convert them with safetensors"
+        )
+
+    def _read_header(self, path: Path) -> None:
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                canonical = canonical_name(name)
+                if canonical is None:
+                    continue
+                if canonical in self._files:
+                    raise InvalidCheckpoint(f"{self.location}: {canonical!r} is there twice")
+                tensor = file.get_slice(name)
+                if tensor.get_dtype() not in _FLOATS:
+                    raise UnsupportedModel(
+                        f"{self.location}: {name!r} is of type {tensor.get_dtype()}; already "
+                        "quantised weights are not read: export the original checkpoint"
+                    )
+                self._files[canonical] = (path, name)
+                self._shapes[canonical] = tuple(tensor.get_shape())
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self._folder / name
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelNotFound(
+                f"{self.location} has no {name}; it is not a Hugging Face model folder"
+            ) from None
+        except ValueError as error:
+            raise CorruptFile(f"{path} is not JSON: {error}; download it again") from None
+        if not isinstance(data, dict):
+            raise CorruptFile(f"{path} is not a JSON object; download it again")
+        return data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        raise CorruptFile(
+            f"{path} is truncated or not a safetensors file: {error}; download it again"
+        ) from None

@@ -1,0 +1,157 @@
+"""The command ``lasttoken-export``: results to stdout, progress to stderr.
+
+Exit codes: 0 exported, 1 refused or failed, 2 wrong usage, 130 interrupted. Environment:
+LASTTOKEN_CACHE is the folder of packaged weights (``~/.cache/lasttoken``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lasttoken_export._version import __version__
+from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.errors import ExportError, InvalidOption
+from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, export_model
+from lasttoken_export.graph.decoder import FLOAT_TYPES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _export(options)
+    except InvalidOption as error:
+        print(f"lasttoken-export: {error}", file=sys.stderr)
+        return 2
+    except ExportError as error:
+        print(f"lasttoken-export: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lasttoken-export",
+        description="Export a text-embedding model as a self-contained Triton model repository.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="catalogue name, hub id (owner/name), Hugging Face folder or GGUF file; in the "
+        f"catalogue: {', '.join(sorted(load_catalogue()))}",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR",
+                        help="Triton model repository; other models in it stay")  # fmt: skip
+    parser.add_argument("--precision", choices=tuple(FLOAT_TYPES), default="fp32")
+    parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="onnxruntime")
+    parser.add_argument("--like", metavar="NAME",
+                        help="catalogue entry whose tokenizer contract and prompts a folder, a "
+                        "hub id or a GGUF file is served by")  # fmt: skip
+    parser.add_argument("--name", metavar="TRITON_NAME", help="name of the ensemble (the model's)")
+    parser.add_argument("--revision", help="revision of a hub id, in place of the pinned one")
+    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="longest text (model's)")
+    parser.add_argument("--on-overflow", choices=("truncate", "refuse"), default="truncate",
+                        help="what happens to a longer text (%(default)s)")  # fmt: skip
+    parser.add_argument("--max-queue-tokens", type=int, default=65536, metavar="TOKENS",
+                        help="most tokens waiting; more is refused (%(default)s)")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=0, metavar="N",
+                        help="threads of the CPU runtime; 0: one a core")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> int:
+    entry = find_entry(options.model, options.like)
+    cache = os.environ.get("LASTTOKEN_CACHE")
+    checkpoint = open_checkpoint(
+        entry.source if options.model in load_catalogue() else options.model,
+        revision=options.revision,
+        cache_folder=Path(cache) if cache else None,
+    )
+    note = f" ({entry.licence.note})" if entry.licence.note else ""
+    print(f"{entry.name}: licence {entry.licence.id}{note}", file=sys.stderr)
+    with _progress_bar() as on_bytes:
+        report = export_model(
+            checkpoint,
+            entry,
+            ExportOptions(
+                output=options.output,
+                precision=options.precision,
+                runtime=options.runtime,
+                triton_name=options.name,
+                max_length=options.max_length,
+                max_queue_tokens=options.max_queue_tokens,
+                on_overflow=options.on_overflow,
+                intra_op_threads=options.threads,
+            ),
+            on_bytes=on_bytes,
+        )
+    _print_report(report, as_json=options.json)
+    return 0
+
+
+def find_entry(model: str, like: str | None) -> CatalogueEntry:
+    """Return the catalogue entry that decides how a model is served.
+
+    Args:
+        model: Catalogue name, hub id, folder or file.
+        like: Name of an entry, or None.
+
+    Raises:
+        InvalidOption: Neither names an entry.
+    """
+    catalogue = load_catalogue()
+    by_hub_id = {
+        entry.source["id"]: entry
+        for entry in catalogue.values()
+        if entry.source.get("kind") == "hub"
+    }
+    found = catalogue.get(like) if like else catalogue.get(model) or by_hub_id.get(model)
+    if found is None:
+        raise InvalidOption(
+            f"{like or model!r} is not in the catalogue; say which model's tokenizer contract and "
+            f"prompts it is served by: --like with one of {', '.join(sorted(catalogue))}"
+        )
+    return found
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Show bytes written and time left, on a terminal only."""
+    with tqdm(unit="B", unit_scale=True, desc="writing weights", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _print_report(report: ExportReport, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**asdict(report), "repository": str(report.repository)}))
+        return
+    print(
+        f"{report.triton_name}: {report.weight_bytes / 1e6:.0f} MB of weights written to "
+        f"{report.repository} in {report.seconds:.1f} s"
+    )
+    for name, value in report.checks.items():
+        print(f"  {name}: {value}")
+    print(f"serve it: lasttoken serve {report.repository}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

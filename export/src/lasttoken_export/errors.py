@@ -1,0 +1,95 @@
+"""Errors of the exporter. Each message names the culprit and the way out.
+
+ExportError
+├── InvalidOption                 an option of the caller's is not acceptable
+├── ModelNotFound                 no such folder, file, hub id or package
+├── SourceUnavailable             the hub or the package index cannot be reached, or refuses
+├── UnsupportedModel              the graph cannot reproduce this model
+│   ├── UnsupportedArchitecture
+│   ├── UnsupportedRopeScaling
+│   └── UnsupportedTokenizer
+├── MaxLengthBeyondModel          longer than the sliding window or the positions
+├── InvalidCheckpoint             the files are not a whole checkpoint
+│   ├── CorruptFile               truncated, or not of its format
+│   ├── MissingTensor
+│   ├── UnexpectedTensor
+│   └── TensorShapeMismatch
+├── TokenizerMismatch             the tokenizer does not follow the model's contract
+├── InvalidCatalogue              a catalogue entry is malformed
+├── NotEnoughDisk
+└── VerificationFailed            the written model does not do what it must; nothing is published
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """Base of the tree."""
+
+
+class InvalidOption(ExportError):
+    """An option of the caller's is not acceptable."""
+
+
+class ModelNotFound(ExportError):
+    """There is no such folder, file, hub id or package."""
+
+
+class SourceUnavailable(ExportError):
+    """The hub or the package index cannot be reached, or refuses."""
+
+
+class UnsupportedModel(ExportError):
+    """The graph cannot reproduce this model."""
+
+
+class UnsupportedArchitecture(UnsupportedModel):
+    """The architecture, or a setting of it, is not implemented."""
+
+
+class UnsupportedRopeScaling(UnsupportedModel):
+    """The scaling of rotary positions is not implemented."""
+
+
+class UnsupportedTokenizer(UnsupportedModel):
+    """The tokenizer cannot be rebuilt exactly."""
+
+
+class MaxLengthBeyondModel(ExportError):
+    """The maximum length is beyond what the model, or the graph of it, can attend to."""
+
+
+class InvalidCheckpoint(ExportError):
+    """The files are not a whole checkpoint."""
+
+
+class CorruptFile(InvalidCheckpoint):
+    """A file is truncated, or not of its format."""
+
+
+class MissingTensor(InvalidCheckpoint):
+    """A tensor that the architecture needs is not there."""
+
+
+class UnexpectedTensor(InvalidCheckpoint):
+    """A tensor is there that the graph would ignore."""
+
+
+class TensorShapeMismatch(InvalidCheckpoint):
+    """A tensor's shape is not the one that the configuration implies."""
+
+
+class TokenizerMismatch(ExportError):
+    """The tokenizer does not follow the model's contract: golden or special ids differ."""
+
+
+class InvalidCatalogue(ExportError):
+    """A catalogue entry is malformed."""
+
+
+class NotEnoughDisk(ExportError):
+    """The export would fill the disk."""
+
+
+class VerificationFailed(ExportError):
+    """The written model does not do what it must."""

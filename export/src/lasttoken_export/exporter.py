@@ -1,0 +1,232 @@
+"""The export of one model: checkpoint in, verified Triton model repository out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from lasttoken_export._version import __version__
+from lasttoken_export.card import Card
+from lasttoken_export.catalogue import CatalogueEntry
+from lasttoken_export.checkpoint import Checkpoint, validate_tensors
+from lasttoken_export.decoder_config import DecoderConfig, check_max_length
+from lasttoken_export.errors import InvalidOption, TokenizerMismatch
+from lasttoken_export.graph.decoder import FLOAT_TYPES, DecoderGraph
+from lasttoken_export.model_sources import ENCODER, ENSEMBLE, TOKENIZER
+from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
+from lasttoken_export.server_modules import server_module
+from lasttoken_export.verification import check_graph
+
+RUNTIMES = {"onnxruntime": "onnxruntime-cpu", "onnxruntime-cuda": "onnxruntime-cuda"}
+"""Names of the command line and of the encoder's parameter ``runtime``."""
+
+_PREFERRED_BATCH_TOKENS = {"onnxruntime-cpu": 512, "onnxruntime-cuda": 8192}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What the caller chooses.
+
+    Attributes:
+        output: Folder of the Triton model repository.
+        precision: One of `FLOAT_TYPES`.
+        runtime: One of `RUNTIMES`.
+        triton_name: Name of the ensemble; None for the model's own.
+        max_length: Longest text in tokens; None for the model's own.
+        max_queue_tokens: Most tokens waiting in the encoder.
+        on_overflow: ``truncate`` or ``refuse`` a text beyond max_length.
+        intra_op_threads: Threads of the runtime; 0 for one a core.
+
+    Raises:
+        InvalidOption: A value is not one of those known.
+    """
+
+    output: Path
+    precision: str = "fp32"
+    runtime: str = "onnxruntime"
+    triton_name: str | None = None
+    max_length: int | None = None
+    max_queue_tokens: int = 65536
+    on_overflow: str = "truncate"
+    intra_op_threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("precision", tuple(FLOAT_TYPES)),
+            ("runtime", tuple(RUNTIMES)),
+            ("on_overflow", ("truncate", "refuse")),
+        ):
+            if getattr(self, name) not in known:
+                raise InvalidOption(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        triton_name: Name of the ensemble in the repository.
+        repository: The repository.
+        seconds: Time of the whole export.
+        weight_bytes: Size of the file of weights.
+        checks: Figures of the verification.
+    """
+
+    triton_name: str
+    repository: Path
+    seconds: float
+    weight_bytes: int
+    checks: dict[str, Any]
+
+
+def export_model(
+    checkpoint: Checkpoint,
+    entry: CatalogueEntry,
+    options: ExportOptions,
+    *,
+    on_bytes: Callable[[int, int], None] | None = None,
+) -> ExportReport:
+    """Export a checkpoint as three Triton models.
+
+    Weights are streamed: one fused tensor is in memory at a time.
+
+    Args:
+        checkpoint: The weights and the tokenizer.
+        entry: The contract that they are served by.
+        options: The caller's choices.
+        on_bytes: Told the bytes of weights written and their total.
+
+    Raises:
+        ExportError: The checkpoint, the options or the result are not acceptable; the repository
+            is left as it was.
+    """
+    started_s = time.monotonic()
+    config = checkpoint.config
+    max_length = options.max_length or entry.max_length
+    check_max_length(config, max_length)
+    validate_tensors(checkpoint)
+    runtime = RUNTIMES[options.runtime]
+    preferred_tokens = _PREFERRED_BATCH_TOKENS[runtime]
+    max_batch_tokens = max(max_length, preferred_tokens)
+    graph = DecoderGraph(checkpoint, precision=options.precision).build(
+        rotary_positions=max_batch_tokens, version=__version__
+    )
+    weight_bytes = sum(value.const_value.nbytes for value in graph.graph.initializers.values()
+                       if value.const_value is not None)  # fmt: skip
+    check_disk(options.output, weight_bytes)
+
+    model = options.triton_name or entry.triton_name
+    with staged_model(options.output, model) as writer:
+        tokenizer_files = _write_tokenizer(writer, checkpoint, entry, max_length)
+        writer.write_models(
+            dimensions=config.hidden_size,
+            parameters={
+                TOKENIZER: {"on_overflow": options.on_overflow},
+                ENCODER: {
+                    "runtime": runtime,
+                    "intra_op_threads": str(options.intra_op_threads),
+                    "max_length": str(max_length),
+                    "vocab_size": str(config.vocab_size),
+                    "max_batch_tokens": str(max_batch_tokens),
+                    "preferred_batch_tokens": str(preferred_tokens),
+                    "max_queue_tokens": str(max(options.max_queue_tokens, max_batch_tokens)),
+                    "attention_cell_cost": f"{attention_cell_cost(config):.3g}",
+                },
+            },
+        )
+        _check_tokenizer(writer)
+        graph_file = writer.version_folder(ENCODER) / "encoder.onnx"
+        _save_graph(graph, graph_file, weight_bytes, on_bytes)
+        checks = asdict(
+            check_graph(
+                graph_file,
+                dimensions=config.hidden_size,
+                vocab_size=config.vocab_size,
+                max_length=max_length,
+            )
+        )
+        files = [*tokenizer_files, graph_file, graph_file.with_name("encoder.onnx.data")]
+        card = Card(
+            model=entry.name,
+            source=checkpoint.location,
+            revision=checkpoint.revision,
+            licence=asdict(entry.licence),
+            architecture=config.architecture,
+            precision=options.precision,
+            runtime=runtime,
+            pooling=entry.pooling,
+            dimensions=config.hidden_size,
+            max_length=max_length,
+            prompts=sorted(entry.tokenizer["prompts"]),
+            sha256={str(file.relative_to(writer.staging)): _sha256(file) for file in files},
+            checks=checks,
+            exporter=__version__,
+        )
+        writer.write_json(ENSEMBLE, "card.json", card.to_json())
+    return ExportReport(
+        triton_name=model,
+        repository=options.output,
+        seconds=time.monotonic() - started_s,
+        weight_bytes=weight_bytes,
+        checks=checks,
+    )
+
+
+def attention_cell_cost(config: DecoderConfig) -> float:
+    """Arithmetic of one attention cell over that of one token.
+
+    A token costs 2 operations a parameter of the body; a cell 4 an element of the heads and layer
+    (product of query and key, and of probability and value).
+    """
+    heads_size = config.num_heads * config.head_dim
+    kv_size = config.num_kv_heads * config.head_dim
+    layer_parameters = config.hidden_size * (
+        2 * heads_size + 2 * kv_size + 3 * config.intermediate_size
+    )
+    return 4 * heads_size / (2 * layer_parameters)
+
+
+def _write_tokenizer(
+    writer: RepositoryWriter, checkpoint: Checkpoint, entry: CatalogueEntry, max_length: int
+) -> list[Path]:
+    contract = {**entry.tokenizer, "max_length": max_length}
+    tokenizer_file = writer.version_folder(TOKENIZER) / "tokenizer.json"
+    tokenizer_file.write_text(checkpoint.tokenizer_json(), encoding="utf-8")
+    return [tokenizer_file, writer.write_json(TOKENIZER, "contract.json", contract)]
+
+
+def _check_tokenizer(writer: RepositoryWriter) -> None:
+    """Load the tokenizer as the server will: special ids and golden ids are checked there."""
+    module = server_module(TOKENIZER, "text_tokenizer")
+    errors = server_module(TOKENIZER, "tokenizer_errors")
+    try:
+        module.load_text_tokenizer(writer.version_folder(TOKENIZER))
+    except errors.InvalidContract as error:
+        raise TokenizerMismatch(str(error)) from None
+
+
+def _save_graph(
+    graph: ir.Model, path: Path, weight_bytes: int, on_bytes: Callable[[int, int], None] | None
+) -> None:
+    done = 0
+
+    def written(tensor: ir.TensorProtocol, _: object) -> None:
+        nonlocal done
+        done += tensor.nbytes
+        if on_bytes is not None:
+            on_bytes(done, weight_bytes)
+
+    ir.save(graph, path, external_data=f"{path.name}.data", callback=written)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""Writes the three folders of an exported model into a Triton model repository.
+
+Everything is written to a folder aside and renamed into place at the end, the ensemble last: a
+server never sees half a model, and a failed export leaves the repository as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lasttoken_export.errors import NotEnoughDisk
+from lasttoken_export.model_config import adapt_config
+from lasttoken_export.model_sources import (
+    ENCODER,
+    ENSEMBLE,
+    SOURCE_MODEL,
+    TOKENIZER,
+    model_sources,
+)
+
+_DISK_MARGIN_BYTES = 64 * 2**20
+"""Room for everything that is not weights: graph, tokenizer, Python files."""
+
+
+class RepositoryWriter:
+    """The three folders of one model while they are being written.
+
+    Attributes:
+        model: Triton name of the model.
+        staging: Folder that holds them until `publish`.
+    """
+
+    def __init__(self, model: str, staging: Path) -> None:
+        self.model = model
+        self.staging = staging
+
+    def version_folder(self, step: str) -> Path:
+        """Folder ``<model><step>/1``, made if need be."""
+        folder = self.staging / f"{self.model}{step}" / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_models(self, *, dimensions: int, parameters: Mapping[str, Mapping[str, str]]) -> None:
+        """Copy the Python files and adapt the configurations.
+
+        Args:
+            dimensions: Elements of an embedding.
+            parameters: New parameter values by step.
+        """
+        for step in (ENSEMBLE, TOKENIZER, ENCODER):
+            source = model_sources() / f"{SOURCE_MODEL}{step}"
+            folder = self.version_folder(step)
+            config = adapt_config(
+                (source / "config.pbtxt").read_text(encoding="utf-8"),
+                model=self.model,
+                dimensions=dimensions,
+                parameters=parameters.get(step),
+            )
+            (folder.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+            for file in sorted((source / "1").glob("*.py")):
+                shutil.copyfile(file, folder / file.name)
+
+    def write_json(self, step: str, name: str, value: Any) -> Path:
+        """Write a JSON file beside a step's model.py."""
+        path = self.version_folder(step) / name
+        text = json.dumps(value, ensure_ascii=False, indent=1)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+
+@contextmanager
+def staged_model(repository: Path, model: str) -> Iterator[RepositoryWriter]:
+    """Give a writer aside of the repository; publish what it wrote if nothing was raised.
+
+    Args:
+        repository: Folder of the Triton model repository; made if need be.
+        model: Triton name of the model; folders of that name are replaced.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename is atomic only within one file system. Triton skips it: it
+    # has no config.pbtxt and no model of that name is asked for.
+    with tempfile.TemporaryDirectory(prefix=f".{model}.", dir=repository) as folder:
+        staging = Path(folder)
+        writer = RepositoryWriter(model, staging / "new")
+        writer.staging.mkdir()
+        yield writer
+        replaced = staging / "old"
+        replaced.mkdir()
+        for step in (TOKENIZER, ENCODER, ENSEMBLE):
+            name = f"{model}{step}"
+            if (repository / name).exists():
+                (repository / name).rename(replaced / name)
+            (writer.staging / name).rename(repository / name)
+
+
+def check_disk(repository: Path, needed_bytes: int) -> None:
+    """Refuse an export that would fill the disk.
+
+    Args:
+        repository: Folder to be written to; it need not exist.
+        needed_bytes: Bytes of the weights.
+
+    Raises:
+        NotEnoughDisk: Less is free.
+    """
+    existing = next(p for p in [repository, *repository.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    needed = needed_bytes + _DISK_MARGIN_BYTES
+    if free < needed:
+        raise NotEnoughDisk(
+            f"{repository}: the export needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
+            "free; free some space or choose another --output"
+        )

@@ -1,0 +1,1 @@
+"""Builds the text of a tokenizer.json where a checkpoint has none."""

@@ -1,0 +1,107 @@
+"""A fast tokenizer from the vocabulary in a GGUF file's metadata.
+
+Byte-level BPE (``tokenizer.ggml.model`` "gpt2") needs the pre-tokenizer that
+``tokenizer.ggml.pre`` names; those known are written as the models' own
+tokenizer.json files write them.
+
+Source: https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lasttoken_export.errors import UnsupportedTokenizer
+from lasttoken_export.tokenizer.sentencepiece_bpe import (
+    Piece,
+    PieceType,
+    tokenizer_json_from_pieces,
+)
+
+_BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+_PRE_TOKENIZERS: dict[str, Any] = {
+    "gpt-2": _BYTE_LEVEL,
+    "smollm": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
+    },
+}
+
+
+def tokenizer_json_from_gguf(metadata: Mapping[str, Any]) -> str:
+    """Return the text of a tokenizer.json that encodes as llama.cpp does with this file.
+
+    Args:
+        metadata: Values by key.
+
+    Raises:
+        UnsupportedTokenizer: The kind of vocabulary or its pre-tokenizer is not known.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    types = metadata.get("tokenizer.ggml.token_type")
+    if kind not in ("gpt2", "llama") or not tokens or not types or len(types) != len(tokens):
+        raise UnsupportedTokenizer(
+            f"the GGUF file has a vocabulary of kind {kind!r} with {len(tokens or ())} tokens; "
+            "'gpt2' and 'llama' are known: put the model's tokenizer.json beside the file"
+        )
+    if kind == "llama":
+        scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
+        if metadata.get("tokenizer.ggml.add_space_prefix") is False:
+            raise UnsupportedTokenizer(
+                "the GGUF file's vocabulary adds no space before the text, which is not rebuilt: "
+                "put the model's tokenizer.json beside the file"
+            )
+        return tokenizer_json_from_pieces(
+            [Piece(*piece) for piece in zip(tokens, scores, types, strict=True)]
+        )
+    pre = metadata.get("tokenizer.ggml.pre")
+    if pre not in _PRE_TOKENIZERS:
+        raise UnsupportedTokenizer(
+            f"the GGUF file's pre-tokenizer is {pre!r}; known are {sorted(_PRE_TOKENIZERS)}: put "
+            "the model's tokenizer.json beside the file"
+        )
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {
+                    "id": index,
+                    "content": token,
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                    "special": kind == PieceType.CONTROL,
+                }
+                for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+                if kind in (PieceType.CONTROL, PieceType.USER_DEFINED)
+            ],
+            "normalizer": None,
+            "pre_tokenizer": _PRE_TOKENIZERS[pre],
+            "post_processor": None,
+            "decoder": {**_BYTE_LEVEL, "add_prefix_space": True},
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": "",
+                "end_of_word_suffix": "",
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {token: index for index, token in enumerate(tokens)},
+                "merges": [merge.split(" ") for merge in metadata["tokenizer.ggml.merges"]],
+            },
+        },
+        ensure_ascii=False,
+    )

@@ -1,0 +1,82 @@
+"""Checks of an exported model with the code that will serve it: tokens, norms, batch invariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lasttoken_export.errors import VerificationFailed
+from lasttoken_export.model_sources import ENCODER
+from lasttoken_export.server_modules import server_module
+
+_ROW_LENGTHS = (1, 2, 3, 7, 8, 9, 16, 31, 33, 64, 65, 100, 127, 130)
+_PACKINGS = ((13, 0, 6, 11), (1, 12, 5, 3, 9), (10, 2), (4, 8, 7))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphChecks:
+    """What the graph was found to do.
+
+    Attributes:
+        rows: Rows computed alone and in company.
+        bitwise_batch_invariant: Whether each row's vector was the same to the last bit.
+        largest_batch_difference: Largest difference of an element between the two.
+        largest_norm_error: Largest distance of a vector's L2 norm from 1.
+    """
+
+    rows: int
+    bitwise_batch_invariant: bool
+    largest_batch_difference: float
+    largest_norm_error: float
+
+
+def check_graph(graph: Path, *, dimensions: int, vocab_size: int, max_length: int) -> GraphChecks:
+    """Run the written graph on ONNX Runtime's CPU provider, rows alone and packed.
+
+    Args:
+        graph: Path of encoder.onnx.
+        dimensions: Elements that a vector must have.
+        vocab_size: Token ids are drawn below this, with a fixed seed.
+        max_length: Longer rows are left out.
+
+    Raises:
+        VerificationFailed: A vector has the wrong size, a norm off 1, NaN or infinity, or a row's
+            vector depends on its company by more than rounding.
+    """
+    module = server_module(ENCODER, "onnxruntime_engine")
+    engine = module.OnnxRuntimeEngine(graph, runtime="onnxruntime-cpu", intra_op_threads=0)
+    random = np.random.default_rng(0)
+    rows = [
+        random.integers(0, vocab_size, min(length, max_length), dtype=np.int32)
+        for length in _ROW_LENGTHS
+    ]
+    alone = np.concatenate([_encode(engine, [row]) for row in rows])
+    if alone.shape != (len(rows), dimensions) or not np.isfinite(alone).all():
+        raise VerificationFailed(
+            f"{graph.name} gave vectors of shape {alone.shape} with "
+            f"{int(np.size(alone) - np.isfinite(alone).sum())} elements NaN or infinite, not "
+            f"{(len(rows), dimensions)} finite ones; half precision overflows with some models: "
+            "try --precision fp32"
+        )
+    packed = np.empty_like(alone)
+    for packing in _PACKINGS:
+        packed[list(packing)] = _encode(engine, [rows[index] for index in packing])
+    checks = GraphChecks(
+        rows=len(rows),
+        bitwise_batch_invariant=bool(np.array_equal(alone, packed)),
+        largest_batch_difference=float(np.abs(alone - packed).max()),
+        largest_norm_error=float(np.abs(np.linalg.norm(alone, axis=1) - 1).max()),
+    )
+    if checks.largest_norm_error > 1e-3 or checks.largest_batch_difference > 1e-3:
+        raise VerificationFailed(f"{graph.name} does not give stable unit vectors: {checks}")
+    return checks
+
+
+def _encode(engine: Any, rows: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+    lengths = np.array([len(row) for row in rows], np.int32)
+    vectors: NDArray[np.float32] = engine.encode(np.concatenate(rows), lengths)
+    return vectors

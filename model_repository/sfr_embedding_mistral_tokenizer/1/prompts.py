@@ -1,0 +1,63 @@
+"""Prompts: which template a text is put into. Prompt and text are one string from here on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contract import TEMPLATE_PLACE, TokenizerContract
+from tokenizer_errors import InvalidText
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedText:
+    """A text in its prompt.
+
+    Attributes:
+        text: The whole string to tokenize.
+        suffix: What of it stands behind the caller's text.
+    """
+
+    text: str
+    suffix: str = ""
+
+
+def apply_prompt(
+    contract: TokenizerContract, text: str, *, prompt_name: str | None, instruction: str | None
+) -> PromptedText:
+    """Put a text into the prompt that the caller chose, or into the model's default.
+
+    Args:
+        contract: Knows the prompts.
+        text: The caller's text.
+        prompt_name: Name of a prompt; None or empty for none.
+        instruction: A task instruction; None or empty for none.
+
+    Raises:
+        InvalidText: The prompt is unknown, both are given, or the model takes no instruction.
+    """
+    if prompt_name and instruction:
+        raise InvalidText(
+            f"both PROMPT_NAME {prompt_name!r} and INSTRUCTION are given; send one of them",
+            reason="prompt",
+        )
+    if instruction:
+        if contract.instruction_template is None:
+            raise InvalidText(
+                f"{contract.model} takes no INSTRUCTION; use one of its prompts "
+                f"{sorted(contract.prompts)!r}",
+                reason="prompt",
+            )
+        # The template is split before anything is put in: an instruction may hold "{text}" itself.
+        before, _, suffix = contract.instruction_template.partition(TEMPLATE_PLACE)
+        before = before.replace("{instruction}", instruction)
+        return PromptedText(f"{before}{text}{suffix}", suffix)
+    name = prompt_name or contract.default_prompt_name
+    if name is None:
+        return PromptedText(text)
+    if name not in contract.prompts:
+        raise InvalidText(
+            f"PROMPT_NAME is {name!r}; {contract.model} has {sorted(contract.prompts)!r}",
+            reason="prompt",
+        )
+    before, _, suffix = contract.prompts[name].partition(TEMPLATE_PLACE)
+    return PromptedText(f"{before}{text}{suffix}", suffix)

@@ -1,0 +1,1 @@
+"""Benchmarks of lasttoken servers; see `lasttoken-perf --help`."""

@@ -1,0 +1,20 @@
+"""Errors of the perf suite.
+
+PerfError
+├── PeerFailed     a peer's process died or answered out of protocol
+└── WrongAnswer    what was to be timed did not return the right vectors
+"""
+
+from __future__ import annotations
+
+
+class PerfError(Exception):
+    """Base of the tree; shown without a traceback on the command line."""
+
+
+class PeerFailed(PerfError):
+    """A peer's process died or answered out of protocol."""
+
+
+class WrongAnswer(PerfError):
+    """Vectors have the wrong shape or norm, or do not agree with the reference."""

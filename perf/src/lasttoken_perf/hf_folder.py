@@ -1,0 +1,58 @@
+"""Writes a checkpoint as a Hugging Face folder, so that torch-based peers load the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from lasttoken_export.checkpoint import Checkpoint
+from safetensors.numpy import save_file
+
+
+def write_hf_folder(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write config.json, model.safetensors (fp32) and the tokenizer files.
+
+    There is no chat template among them: a peer that finds one wraps every text as a message and
+    embeds something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = checkpoint.config
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "architectures": ["MistralModel"],
+                "model_type": "mistral",
+                "hidden_size": config.hidden_size,
+                "num_hidden_layers": config.num_layers,
+                "num_attention_heads": config.num_heads,
+                "num_key_value_heads": config.num_kv_heads,
+                "head_dim": config.head_dim,
+                "intermediate_size": config.intermediate_size,
+                "vocab_size": config.vocab_size,
+                "rope_theta": config.rope_theta,
+                "rms_norm_eps": config.rms_norm_eps,
+                "max_position_embeddings": config.max_positions,
+                "sliding_window": config.sliding_window,
+                "hidden_act": "silu",
+                "tie_word_embeddings": False,
+                "torch_dtype": "float32",
+            }
+        )
+    )
+    save_file(
+        {name: checkpoint.read(name).astype(np.float32) for name in checkpoint.names()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json(), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "pad_token": "<|endoftext|>",
+                "eos_token": "<|endoftext|>",
+                "model_max_length": config.max_positions,
+            }
+        )
+    )
