@@ -67,7 +67,7 @@ class CatalogueEntry:
 
     def __post_init__(self) -> None:
         kind = self.source.get("kind", "")
-        if self.source.keys() != _SOURCE_KEYS.get(kind):
+        if set(self.source) != _SOURCE_KEYS.get(kind, set()):
             raise InvalidCatalogue(
                 f"{self.name}: source is {dict(self.source)!r}; known kinds and keys are "
                 f"{_SOURCE_KEYS!r}"

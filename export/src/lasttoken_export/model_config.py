@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from google.protobuf import text_format
+from google.protobuf import text_encoding, text_format
 from tritonclient.grpc import model_config_pb2
 
 from lasttoken_export.model_sources import SOURCE_MODEL
@@ -36,7 +36,7 @@ def adapt_config(
     text = source.replace(SOURCE_MODEL, model)
     text = text.replace(f"dims: [ {embedding_dims} ]", f"dims: [ {dimensions} ]")
     for name, value in (parameters or {}).items():
-        quoted = text_format.text_encoding.CEscape(value, as_utf8=True)
+        quoted = text_encoding.CEscape(value.encode(), as_utf8=True)
         text, count = re.subn(
             rf'(key: "{re.escape(name)}" value {{ string_value: )"[^"]*"',
             lambda match, quoted=quoted: f'{match[1]}"{quoted}"',  # type: ignore[misc]

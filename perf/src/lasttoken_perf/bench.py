@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lasttoken_export.catalogue import entry as catalogue_entry
-from lasttoken_export.checkpoint import open_checkpoint
 
 from lasttoken.local import LocalTriton
+from lasttoken_export.catalogue import entry as catalogue_entry
+from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
@@ -157,8 +157,14 @@ def check_vectors(vectors: np.ndarray, texts: int, dimensions: int) -> None:
 
 def _tokenize(folder: Path, texts: list[str]) -> tuple[list[list[int]], list[str]]:
     """Token ids as the server makes them, and the texts with the default prompt written out."""
-    tokenizer = server_module(TOKENIZER, "text_tokenizer").load_tokenizer(folder)
-    raise NotImplementedError(tokenizer)
+    tokenizer = server_module(TOKENIZER, "text_tokenizer").load_text_tokenizer(folder)
+    prompts = server_module(TOKENIZER, "prompts")
+    prompted = [
+        prompts.apply_prompt(tokenizer.contract, text, prompt_name=None, instruction=None)
+        for text in texts
+    ]
+    rows = tokenizer.encode(prompted)
+    return [row.ids.tolist() for row in rows], [text.text for text in prompted]
 
 
 def _agreement(

@@ -46,18 +46,19 @@ async def _embed_one_by_one(url: str, model: str, texts: list[str], clients: int
     return PeerRun(seconds=seconds, vectors=np.stack([vectors[i] for i in range(len(texts))]))
 
 
-def read_metrics(metrics_url: str) -> dict[str, float]:
+def read_metrics(metrics_url: str | None, label: str = "") -> dict[str, float]:
     """Return Triton's metrics, summed over the labels of each name.
 
     Args:
-        metrics_url: Address of the metrics endpoint, ``http://host:port/metrics`` or host:port.
+        metrics_url: ``http://host:port/metrics``.
+        label: Only series that have it, such as ``reason="expired"``.
     """
-    url = metrics_url if "://" in metrics_url else f"http://{metrics_url}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - an address we were given
+    assert metrics_url is not None, "the server was started without metrics"
+    with urllib.request.urlopen(metrics_url, timeout=10) as answer:  # noqa: S310 - an address we were given
         text = answer.read().decode()
     totals: dict[str, float] = {}
     for line in text.splitlines():
-        if line and not line.startswith("#"):
+        if line and not line.startswith("#") and label in line:
             name, value = line.rsplit(" ", 1)
             name = name.partition("{")[0]
             totals[name] = totals.get(name, 0.0) + float(value)

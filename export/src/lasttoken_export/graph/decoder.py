@@ -6,8 +6,11 @@ itself. Every token-wise operator runs on the packed tokens ``[T, hidden]``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.decoder_config import DecoderConfig
@@ -16,7 +19,7 @@ from lasttoken_export.graph.builder import GraphBuilder
 from lasttoken_export.graph.packed_rows import PackedRows, build_packed_rows
 from lasttoken_export.graph.pooling import build_l2_normalize, build_last_token
 
-FLOAT_TYPES = {
+FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
     "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
     "fp16": (ir.DataType.FLOAT16, np.dtype(np.float16)),
 }
@@ -112,7 +115,7 @@ class DecoderGraph:
         """Multiply by the weights of one or several linear layers, side by side."""
         name = name or parts[0][0]
 
-        def read() -> np.ndarray:
+        def read() -> NDArray[Any]:
             fused = np.empty((in_features, sum(size for _, size in parts)), self._numpy_dtype)
             column = 0
             for part, size in parts:
@@ -133,7 +136,7 @@ class DecoderGraph:
         )
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> ir.Value:
-        def read() -> np.ndarray:
+        def read() -> NDArray[Any]:
             return self._checkpoint.read(name).astype(self._numpy_dtype, copy=False)
 
         return self._graph.weight(name, shape, self._dtype, read)
@@ -142,7 +145,7 @@ class DecoderGraph:
         config = self._config
 
         def cache(which: int, name: str) -> ir.Value:
-            def read() -> np.ndarray:
+            def read() -> NDArray[Any]:
                 arrays = rotary_cache_arrays(
                     theta=config.rope_theta, head_dim=config.head_dim, positions=positions
                 )

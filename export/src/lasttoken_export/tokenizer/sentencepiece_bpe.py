@@ -101,14 +101,19 @@ def tokenizer_json_from_pieces(pieces: Sequence[Piece]) -> str:
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": vocabulary,
-            "merges": _merges(pieces, vocabulary),
+            "merges": _merges(pieces),
         },
     }
     return json.dumps(data, ensure_ascii=False)
 
 
-def _merges(pieces: Sequence[Piece], vocabulary: dict[str, int]) -> list[list[str]]:
-    """All ways to make a piece of two, the best score first."""
+def _merges(pieces: Sequence[Piece]) -> list[list[str]]:
+    """All ways to make a piece of two, the best score first.
+
+    Where scores are equal SentencePiece merges the leftmost pair. In Mistral's vocabulary those are
+    the runs of spaces, all of the lowest score: a run grows from its left end to the longest piece.
+    The longest piece first, with the longest left part, does the same.
+    """
     mergeable = {
         piece.text
         for piece in pieces
@@ -121,6 +126,6 @@ def _merges(pieces: Sequence[Piece], vocabulary: dict[str, int]) -> list[list[st
         for cut in range(1, len(piece.text)):
             left, right = piece.text[:cut], piece.text[cut:]
             if left in mergeable and right in mergeable:
-                found.append((-piece.score, vocabulary[left], vocabulary[right], left, right))
+                found.append((-piece.score, -len(piece.text), -cut, left, right))
     found.sort()
     return [[left, right] for *_, left, right in found]

@@ -94,9 +94,9 @@ def _model_class() -> Any:
 
 
 def _add_message(
-    file: descriptor_pb2.FileDescriptorProto, name: str, **fields: tuple[int, Any, Any]
+    file: descriptor_pb2.FileDescriptorProto, message_name: str, /, **fields: tuple[int, Any, Any]
 ) -> None:
-    message = file.message_type.add(name=name)
+    message = file.message_type.add(name=message_name)
     for field_name, (number, kind, default) in fields.items():
         field = message.field.add(
             name=field_name, number=number, label=_FIELD.LABEL_OPTIONAL, type=kind

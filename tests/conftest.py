@@ -1,0 +1,43 @@
+"""The demonstration model, exported and served once for all tests that need it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lasttoken.local import LocalTriton
+from lasttoken_export.catalogue import entry
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.exporter import ExportOptions, export_model
+
+MODEL = "smollm2_135m"
+
+
+@pytest.fixture(scope="session")
+def cache_folder():
+    folder = os.environ.get("LASTTOKEN_CACHE")
+    return Path(folder) if folder else None
+
+
+@pytest.fixture(scope="session")
+def smollm2_checkpoint(cache_folder):
+    return open_checkpoint(entry("smollm2-135m").source, cache_folder=cache_folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2_repository(smollm2_checkpoint, tmp_path_factory):
+    """A repository with the demonstration model in fp32, as the exporter writes it."""
+    folder = tmp_path_factory.mktemp("repository")
+    options = ExportOptions(output=folder, max_queue_tokens=8192)
+    report = export_model(smollm2_checkpoint, entry("smollm2-135m"), options)
+    assert report.triton_name == MODEL
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_server(smollm2_repository, cache_folder):
+    """A real Triton that serves it."""
+    with LocalTriton(smollm2_repository, cache_folder=cache_folder) as server:
+        yield server

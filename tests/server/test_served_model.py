@@ -1,0 +1,306 @@
+"""The demonstration model behind a real Triton: what a caller sees."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from conftest import MODEL
+from lasttoken import (
+    AsyncEmbeddingClient,
+    DeadlineExceeded,
+    EmbeddingClient,
+    InvalidInput,
+    LasttokenError,
+    RetryPolicy,
+    ServerOverloaded,
+    TruncationWarning,
+)
+from lasttoken.demo import PARAPHRASES
+from lasttoken.local import LocalTriton
+from lasttoken_export.model_sources import ENCODER, TOKENIZER
+from lasttoken_export.server_modules import server_module
+from lasttoken_perf.corpus import long_tailed_texts
+from lasttoken_perf.served import read_metrics
+from lasttoken_perf.soak import SoakOptions, run_soak
+
+pytestmark = pytest.mark.server
+
+TEXTS = long_tailed_texts(24, seed=5, median_words=12, longest_words=80)
+
+
+@pytest.fixture
+def client(smollm2_server):
+    with EmbeddingClient(smollm2_server.grpc_url, MODEL) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def alone(smollm2_server):
+    with EmbeddingClient(smollm2_server.grpc_url, MODEL) as client:
+        return np.stack([client.embed(text) for text in TEXTS])
+
+
+@pytest.fixture
+def raw(smollm2_server):
+    with triton.InferenceServerClient(smollm2_server.grpc_url) as connection:
+        yield connection
+
+
+def bytes_input(name, values):
+    array = np.array([[value] for value in values], dtype=object).reshape(len(values), 1)
+    tensor = triton.InferInput(name, list(array.shape), "BYTES")
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def int_input(name, values):
+    array = np.array(values, np.int32)
+    tensor = triton.InferInput(name, list(array.shape), "INT32")
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def test_every_sentence_finds_its_paraphrase(client):
+    vectors = client.embed([sentence for pair in PARAPHRASES for sentence in pair])
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1)
+    assert cosines.argmax(axis=1).tolist() == [index ^ 1 for index in range(len(vectors))]
+
+
+def test_a_text_has_bitwise_the_same_vector_in_any_request_and_batch(client, alone):
+    np.testing.assert_array_equal(client.embed(TEXTS), alone)
+    np.testing.assert_array_equal(client.embed(TEXTS[::-1])[::-1], alone)
+    with ThreadPoolExecutor(12) as pool:  # many requests at once: batched by the scheduler
+        for _ in range(2):
+            vectors = list(pool.map(client.embed, TEXTS))
+            np.testing.assert_array_equal(np.stack(vectors), alone)
+
+
+def test_the_vectors_are_the_bare_engines(smollm2_repository, alone):
+    """Tokenizer, wire, scheduler and packing change nothing."""
+    folder = smollm2_repository / f"{MODEL}{TOKENIZER}" / "1"
+    tokenizer = server_module(TOKENIZER, "text_tokenizer").load_text_tokenizer(folder)
+    prompts = server_module(TOKENIZER, "prompts")
+    engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
+        smollm2_repository / f"{MODEL}{ENCODER}" / "1" / "encoder.onnx",
+        runtime="onnxruntime-cpu",
+        intra_op_threads=0,
+    )
+    for text, served in zip(TEXTS[:8], alone, strict=False):
+        prompted = prompts.PromptedText(f'This sentence : "{text}" means in one word:"')
+        [row] = tokenizer.encode([prompted])
+        [vector] = engine.encode(row.ids, np.array([len(row.ids)], np.int32))
+        np.testing.assert_array_equal(vector, served)
+
+
+def test_shapes_and_norms(client):
+    one, many, none = client.embed("a"), client.embed(["a", "b", "a"]), client.embed([])
+    assert (one.shape, many.shape, none.shape) == ((576,), (3, 576), (0, 576))
+    assert one.dtype == many.dtype == none.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(many[0], many[2])
+    assert not np.array_equal(many[0], many[1])
+
+
+def test_prompts_change_the_vector_and_unknown_ones_are_refused(client):
+    text = "a short text"
+    assert not np.array_equal(client.embed(text), client.embed(text, prompt_name="plain"))
+    np.testing.assert_array_equal(client.embed(text), client.embed(text, prompt_name="sentence"))
+    with pytest.raises(InvalidInput, match=r"'query'; smollm2-135m has \['plain', 'sentence'\]"):
+        client.embed(text, prompt_name="query")
+    with pytest.raises(InvalidInput, match="takes no INSTRUCTION"):
+        client.embed(text, instruction="find something")
+
+
+def test_a_long_text_is_cut_and_the_caller_is_told(client):
+    text = " ".join(long_tailed_texts(1, seed=3, median_words=3000, longest_words=3000))
+    with pytest.warns(TruncationWarning):
+        vector = client.embed(text)
+    full = client.embed_full(text)
+    assert int(full.token_counts) == 2048
+    assert bool(full.truncated)
+    np.testing.assert_array_equal(full.vectors, vector)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client.embed("short")
+
+
+def test_bad_requests_are_refused_and_their_neighbours_answered(raw, client, alone):
+    bad = {
+        "not UTF-8": [bytes_input("TEXT", [b"fine", b"\xff\xfe"])],
+        "has 1000001 bytes": [bytes_input("TEXT", [b"x" * 1_000_001])],
+        "send one of them": [
+            bytes_input("TEXT", [b"a"]),
+            bytes_input("PROMPT_NAME", [b"plain"]),
+            bytes_input("INSTRUCTION", [b"do"]),
+        ],
+        "nothing to embed": [
+            bytes_input("TEXT", [b""]),
+            bytes_input("PROMPT_NAME", [b"plain"]),
+        ],
+        "got 0": [bytes_input("TEXT", [])],  # Triton itself refuses an empty list
+    }
+
+    def refusal(inputs):
+        with pytest.raises(InferenceServerException) as error:
+            raw.infer(MODEL, inputs)
+        return error.value
+
+    with ThreadPoolExecutor(16) as pool:
+        good = [pool.submit(client.embed, text) for text in TEXTS[:8]]
+        refusals = {words: pool.submit(refusal, inputs) for words, inputs in bad.items()}
+        for words, future in refusals.items():
+            error = future.result()
+            assert error.status() == "StatusCode.INVALID_ARGUMENT", (words, str(error))
+            assert words in str(error)
+        np.testing.assert_array_equal(np.stack([f.result() for f in good]), alone[:8])
+
+
+def test_an_unknown_service_class_is_refused(raw):
+    with pytest.raises(InferenceServerException, match="'urgent'; send one of") as error:
+        raw.infer(MODEL, [bytes_input("TEXT", [b"a"])], parameters={"service_class": "urgent"})
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("ids", "lengths", "words"),
+    [
+        ([[1, 2, 3]], [[4]], "row 0 has length 4"),
+        ([[1, 2, 3], [1, 0, 0]], [[3], [0]], "row 1 has length 0"),
+        ([[1, 49152]], [[2]], "the vocabulary is 0 to 49151"),
+    ],
+)
+def test_the_encoder_refuses_rows_that_it_cannot_compute(raw, client, alone, ids, lengths, words):
+    with pytest.raises(InferenceServerException, match=words) as error:
+        raw.infer(
+            f"{MODEL}{ENCODER}", [int_input("INPUT_IDS", ids), int_input("ROW_LENGTHS", lengths)]
+        )
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    np.testing.assert_array_equal(client.embed(TEXTS[0]), alone[0])
+
+
+def test_a_full_queue_refuses_at_once_and_the_accepted_are_answered(smollm2_server, alone):
+    async def flood():
+        options = {"retry": RetryPolicy(max_attempts=1)}
+        async with AsyncEmbeddingClient(smollm2_server.grpc_url, MODEL, **options) as client:
+
+            async def one(number):
+                started_s = time.monotonic()
+                try:
+                    vector = await client.embed(TEXTS[number % len(TEXTS)])
+                except ServerOverloaded:
+                    return number, None, time.monotonic() - started_s
+                return number, vector, time.monotonic() - started_s
+
+            return await asyncio.gather(*(one(number) for number in range(400)))
+
+    before = read_metrics(smollm2_server.metrics_url).get("lasttoken_encoder_refused_total", 0)
+    results = asyncio.run(flood())
+    answered = [(number, vector) for number, vector, _ in results if vector is not None]
+    refused = [seconds for _, vector, seconds in results if vector is None]
+    assert len(answered) >= 20
+    assert len(refused) >= 50
+    for number, vector in answered:
+        np.testing.assert_array_equal(vector, alone[number % len(TEXTS)])
+    assert max(refused) < max(seconds for _, vector, seconds in results if vector is not None)
+    after = read_metrics(smollm2_server.metrics_url)["lasttoken_encoder_refused_total"]
+    assert after - before == len(refused)
+
+
+def test_with_patience_a_client_gets_through_an_overload(smollm2_server, alone):
+    with EmbeddingClient(smollm2_server.grpc_url, MODEL) as client:
+        texts = TEXTS * 12
+        np.testing.assert_array_equal(client.embed(texts, timeout_s=300), np.tile(alone, (12, 1)))
+
+
+def test_what_has_expired_is_not_computed(smollm2_server):
+    def expired():
+        return read_metrics(smollm2_server.metrics_url, 'reason="expired"').get(
+            "lasttoken_encoder_refused_total", 0
+        )
+
+    before = expired()
+    with EmbeddingClient(smollm2_server.grpc_url, MODEL) as client, ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(client.embed, TEXTS * 3, timeout_s=300)
+        time.sleep(0.3)
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                client.embed("too late", timeout_s=0.02)
+        busy.result()
+        client.embed("afterwards")
+    assert expired() > before
+
+
+def test_no_padded_token_is_computed(smollm2_server, client):
+    def counts():
+        metrics = read_metrics(smollm2_server.metrics_url)
+        return np.array(
+            [metrics[f"lasttoken_encoder_{kind}_tokens_total"] for kind in ("real", "computed")]
+        )
+
+    before = counts()
+    tokens = int(client.embed_full(TEXTS).token_counts.sum())
+    deadline_s = time.monotonic() + 5
+    while (counts() - before)[0] < tokens and time.monotonic() < deadline_s:
+        time.sleep(0.05)  # counted after the answers are sent
+    assert (counts() - before).tolist() == [tokens, tokens]
+
+
+def test_the_command_line_embeds_lines_of_stdin(smollm2_server, alone, tmp_path):
+    output = tmp_path / "vectors.npy"
+    command = [sys.executable, "-m", "lasttoken.cli", "embed", "--url", smollm2_server.grpc_url,
+               "--output", str(output)]  # fmt: skip
+    lines = "\n".join(TEXTS[:5]).encode()
+    run = subprocess.run(command, input=lines, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr.decode()
+    np.testing.assert_array_equal(np.load(output), alone[:5])
+
+
+@pytest.mark.slow
+def test_a_short_soak_with_cancels_and_deadlines(smollm2_server):
+    said = []
+    options = SoakOptions(requests=600, clients=48, distinct_texts=40)
+    result = run_soak(smollm2_server, MODEL, options, say=said.append)
+    outcomes = result["outcomes"]
+    assert sum(outcomes.values()) == 600
+    assert outcomes["answered"] > 400
+    assert outcomes["cancelled"] > 20
+    assert result["wrong_answers"] == 0
+
+
+@pytest.mark.slow
+def test_a_stopping_server_answers_what_is_in_flight(smollm2_repository, cache_folder, alone):
+    with LocalTriton(smollm2_repository, cache_folder=cache_folder) as server:
+        options = {"retry": RetryPolicy(max_attempts=1)}
+        with (
+            EmbeddingClient(server.grpc_url, MODEL, **options) as client,
+            ThreadPoolExecutor(16) as pool,
+        ):
+            client.embed("warm")
+            futures = [pool.submit(client.embed, text) for text in TEXTS[:16]]
+            time.sleep(0.4)  # all are with the server, few are done
+            pending = sum(not future.done() for future in futures)
+            psutil.Process(server.pid).send_signal(signal.SIGTERM)
+            assert pending >= 5
+            for text_number, future in enumerate(futures):
+                np.testing.assert_array_equal(future.result(60), alone[text_number])
+            with pytest.raises(LasttokenError):
+                client.embed("after the end", timeout_s=2)
+
+
+def test_every_metric_is_documented(smollm2_server, client, pytestconfig):
+    client.embed("a text")
+    page = (pytestconfig.rootpath / "docs" / "metrics.md").read_text()
+    served = {name for name in read_metrics(smollm2_server.metrics_url) if "lasttoken" in name}
+    assert len(served) >= 12
+    assert {name for name in served if f"`{name}" not in page} == set()
