@@ -274,7 +274,7 @@ def test_a_short_soak_with_cancels_and_deadlines(smollm2_server):
     outcomes = result["outcomes"]
     assert sum(outcomes.values()) == 600
     assert outcomes["answered"] > 400
-    assert outcomes["cancelled"] > 20
+    assert outcomes["cancelled"] > 5
     assert result["wrong_answers"] == 0
 
 

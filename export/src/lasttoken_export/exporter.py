@@ -76,7 +76,7 @@ class ExportReport:
         triton_name: Name of the ensemble in the repository.
         repository: The repository.
         seconds: Time of the whole export.
-        weight_bytes: Size of the file of weights.
+        weight_bytes: Size of all weights.
         checks: Figures of the verification.
     """
 
@@ -119,8 +119,8 @@ def export_model(
     graph = DecoderGraph(checkpoint, precision=options.precision).build(
         rotary_positions=max_batch_tokens, version=__version__
     )
-    weight_bytes = sum(value.const_value.nbytes for value in graph.graph.initializers.values()
-                       if value.const_value is not None)  # fmt: skip
+    weights = (value.const_value for value in graph.graph.initializers.values())
+    weight_bytes = sum(weight.nbytes for weight in weights if weight is not None)
     check_disk(options.output, weight_bytes)
 
     model = options.triton_name or entry.triton_name
@@ -225,6 +225,8 @@ def _save_graph(
             on_bytes(done, weight_bytes)
 
     ir.save(graph, path, external_data=f"{path.name}.data", callback=written)
+    if on_bytes is not None:  # tensors of a few bytes stay in the graph's own file, unreported
+        on_bytes(weight_bytes, weight_bytes)
 
 
 def _sha256(path: Path) -> str:

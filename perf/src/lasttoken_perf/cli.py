@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lasttoken.errors import LasttokenError
+from lasttoken.local import LocalTriton
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.errors import ExportError
-
-from lasttoken.errors import LasttokenError
-from lasttoken.local import LocalTriton
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_perf.bench import BenchOptions, run_bench, table
 from lasttoken_perf.errors import PerfError

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from lasttoken_export.checkpoint import Checkpoint
 from safetensors.numpy import save_file
+
+from lasttoken_export.checkpoint import Checkpoint
 
 
 def write_hf_folder(checkpoint: Checkpoint, folder: Path) -> None:

@@ -43,7 +43,5 @@ def test_missing_keys_are_named():
 def test_a_damaged_file_says_what_to_do(tmp_path):
     path = tmp_path / "contract.json"
     path.write_text('{"model": ')
-    with pytest.raises(
-        InvalidContract, match=r"contract\.json is not JSON.*export"
-    ):
+    with pytest.raises(InvalidContract, match=r"contract\.json is not JSON.*export"):
         load_contract(path)

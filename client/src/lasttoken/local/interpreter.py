@@ -19,6 +19,8 @@ from lasttoken.errors import UnsupportedPlatform
 SUPPORTED_VERSIONS = ("3.11", "3.12")
 """Python versions that Triton 24.10 has a stub for, and numpy below 2, which the stub needs."""
 
+_WANTED = "Python " + " or ".join(SUPPORTED_VERSIONS)
+
 _PROBE = """
 import json, sys, sysconfig
 print(json.dumps({
@@ -55,32 +57,34 @@ def find_interpreter(python: str | Path | None = None) -> Interpreter:
     """Find an interpreter for the server's Python models.
 
     Args:
-        python: Path or command name of an interpreter. None takes the running one when its version
-            is supported, otherwise the newest supported `python3.X` on the PATH.
+        python: Path or command name of an interpreter. None takes the first that will do: the
+            running one, then the `python3.X` on the PATH.
 
     Raises:
         UnsupportedPlatform: There is none, its version is not supported, or it has no shared
             library.
     """
     if python is None:
-        python = _default_python()
+        return _first_that_will_do()
     command = shutil.which(str(python))
     if command is None:
         raise UnsupportedPlatform(f"there is no Python interpreter {str(python)!r}")
     return _inspect(command)
 
 
-def _default_python() -> str:
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if running in SUPPORTED_VERSIONS:
-        return sys.executable
-    for version in reversed(SUPPORTED_VERSIONS):
-        if found := shutil.which(f"python{version}"):
-            return found
+def _first_that_will_do() -> Interpreter:
+    refusals = []
+    for name in (sys.executable, *(f"python{version}" for version in SUPPORTED_VERSIONS)):
+        command = shutil.which(name)
+        if command is None:
+            continue
+        try:
+            return _inspect(command)
+        except UnsupportedPlatform as refusal:
+            refusals.append(str(refusal))
     raise UnsupportedPlatform(
-        f"the local server needs Python {' or '.join(SUPPORTED_VERSIONS)}; this is {running} and "
-        "the PATH has neither. Install one and name it with python=... (`--python` on the command "
-        "line); the client itself may stay on this Python"
+        "; ".join(refusals) + f". The client may stay on this Python: install {_WANTED} for the "
+        "server and name it with python=... (`--python` on the command line)"
     )
 
 
@@ -90,14 +94,16 @@ def _inspect(command: str) -> Interpreter:
             [command, "-I", "-c", _PROBE], capture_output=True, text=True, check=True, timeout=60
         )
         facts = json.loads(answer.stdout)
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.strip() or f"exit code {error.returncode}"
+        raise UnsupportedPlatform(f"{command!r} is not a working Python: {words}") from error
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise UnsupportedPlatform(f"{command!r} is not a working Python: {error}") from error
     version = str(facts["version"])
     minor = ".".join(version.split(".")[:2])
     if minor not in SUPPORTED_VERSIONS:
         raise UnsupportedPlatform(
-            f"{command!r} is Python {version}; the local server needs "
-            f"{' or '.join(SUPPORTED_VERSIONS)} (name another interpreter with python=...)"
+            f"{command!r} is Python {version}; the local server needs {_WANTED}"
         )
     folders = [Path(facts["prefix"]) / "lib"]
     if facts["libdir"]:

@@ -1,0 +1,183 @@
+"""The command line against the fake server."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from lasttoken import cli
+from unit.client.fake_triton import MODEL, refuse, vector_of, vectors_of
+
+
+class Stdin(io.TextIOWrapper):
+    def __init__(self, data: bytes, *, terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(data))
+        self.isatty = lambda: terminal  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def run(fake, capsys, monkeypatch):
+    def run_cli(*arguments: str, stdin: bytes | None = None):
+        monkeypatch.setattr(sys, "stdin", Stdin(stdin or b"", terminal=stdin is None))
+        try:
+            code = cli.main([*arguments])
+        except SystemExit as leave:
+            code = leave.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    monkeypatch.setenv("LASTTOKEN_URL", fake.url)
+    return run_cli
+
+
+def test_embed_prints_numbers_that_read_back_exactly(run):
+    code, out, err = run("embed", "one text", "another")
+    assert (code, err) == (0, "")
+    rows = np.array([line.split() for line in out.splitlines()], dtype=np.float32)
+    assert np.array_equal(rows, vectors_of(["one text", "another"]))
+
+
+def test_embed_json_is_one_object_a_line(run, fake):
+    code, out, _ = run(
+        "embed", "--json", "--model", MODEL, "--prompt-name", "query", "--priority", "bulk", "é"
+    )
+    assert code == 0
+    (row,) = [json.loads(line) for line in out.splitlines()]
+    assert (row["text"], row["token_count"], row["truncated"]) == ("é", 2, False)
+    assert np.array_equal(np.array(row["embedding"], np.float32), vector_of("é"))
+    assert fake.calls[0].inputs["PROMPT_NAME"] == [b"query"]
+    assert fake.calls[0].parameters["service_class"] == "bulk"
+
+
+def test_embed_reads_lines_and_writes_npy(run, fake, tmp_path):
+    path = tmp_path / "out.npy"
+    code, out, err = run("embed", "--output", str(path), stdin="a\n\nlast é\r\nend".encode())
+    assert (code, out) == (0, "")
+    assert "wrote (4, 8)" in err
+    assert np.array_equal(np.load(path), vectors_of(["a", "", "last é", "end"]))
+
+
+def test_embed_tells_of_truncation_on_stderr(run):
+    code, out, err = run("embed", "TOO LONG", "b")
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert "1 of 2 texts" in err
+
+
+def test_embed_of_nothing_prints_nothing(run):
+    assert run("embed", stdin=b"") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "words"),
+    [
+        (["embed"], None, "no text"),
+        (["embed", "--output", "x.txt", "a"], None, "ending in .npy"),
+        (["embed", "--output", "x.npy", "--json", "a"], None, "--json"),
+        (["embed", "--priority", "high", "a"], None, "invalid choice"),
+        (["embed", "--timeout", "-1", "a"], None, "timeout_s is -1"),
+        (["embed", "--timeout", "soon", "a"], None, "invalid float"),
+        (["embed", "--prompt", "query", "a"], None, "unrecognized"),
+        (["embed", "--prompt-name", "q", "--instruction", "i", "a"], None, "both"),
+        (["embed", "--url", "http://x", "a"], None, "without a scheme"),
+        (["embed"], b"fine\n\xff\n", "line 2 of stdin"),
+        (["frobnicate"], None, "invalid choice"),
+        ([], None, "COMMAND"),
+        (["serve"], None, "repository"),
+        (["serve", ".", "--host", "example"], None, "host is 'example'"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_why(run, arguments, stdin, words):
+    code, out, err = run(*arguments, stdin=stdin)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_what_the_server_refuses_is_wrong_usage_and_what_it_fails_at_is_failure(run, fake):
+    fake.first.append(refuse(grpc.StatusCode.INVALID_ARGUMENT, "unknown prompt 'q'"))
+    code, out, err = run("embed", "--prompt-name", "q", "a")
+    assert (code, out) == (2, "")
+    assert "unknown prompt 'q'" in err
+    fake.first.append(refuse(grpc.StatusCode.INTERNAL, "engine failed"))
+    assert run("embed", "a")[0] == 1
+
+
+def test_no_server_exits_1_soon(run):
+    code, out, err = run("embed", "--url", "127.0.0.1:1", "--model", MODEL, "a")
+    assert (code, out) == (1, "")
+    assert "UNAVAILABLE" in err
+    assert run("models", "--url", "127.0.0.1:1")[0] == 1
+
+
+def test_serve_of_no_repository_exits_1(run, tmp_path):
+    code, _, err = run("serve", str(tmp_path / "missing"), "--cache", str(tmp_path))
+    assert code == 1
+    assert "missing" in err
+
+
+def test_ctrl_c_exits_130(run, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.EmbeddingClient, "embed_full", interrupted)
+    assert run("embed", "a") == (130, "", "")
+
+
+def test_models_lists_what_can_be_asked(run, fake):
+    fake.models = {MODEL: "READY", "toy_tokenizer": "READY", "late": "LOADING"}
+    code, out, _ = run("models")
+    assert code == 0
+    assert [line.split() for line in out.splitlines()] == [
+        ["NAME", "VERSION", "DIMENSIONS", "READY"],
+        ["late", "1", "-", "no"],
+        [MODEL, "1", "8", "yes"],
+    ]
+    _, out, _ = run("models", "--json")
+    assert json.loads(out.splitlines()[1]) == {
+        "name": MODEL,
+        "version": "1",
+        "dimensions": 8,
+        "ready": True,
+    }
+
+
+def test_the_model_must_be_named_when_there_are_several(run, fake):
+    fake.models = {MODEL: "READY", "other": "READY"}
+    code, _, err = run("embed", "a")
+    assert code == 1
+    assert "other" in err
+    assert "--model" in err
+    assert run("embed", "--model", "other", "a")[0] == 0
+
+
+def test_a_reader_that_leaves_ends_it_quietly(fake):
+    command = [sys.executable, "-m", "lasttoken.cli", "embed", "--url", fake.url]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stdin is not None
+        process.stdin.write(b"text\n" * 5000)
+        process.stdin.close()
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_the_environment_is_read_by_the_command_line_alone():
+    package = Path(cli.__file__).parent
+    readers = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"environ\.get|getenv|LASTTOKEN_", path.read_text())
+    }
+    assert readers == {"cli.py"}

@@ -1,0 +1,138 @@
+"""The sending plan of a call, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lasttoken import (
+    DeadlineExceeded,
+    ModelUnavailable,
+    RetryPolicy,
+    ServerError,
+    ServerOverloaded,
+)
+from lasttoken.dispatch import Dispatch
+
+
+class LongestWait(random.Random):
+    """Draws the upper end, so that tests see the schedule itself."""
+
+    def uniform(self, a: float, b: float) -> float:
+        assert a == 0.0
+        return b
+
+
+def unavailable() -> ModelUnavailable:
+    return ModelUnavailable("down", status="UNAVAILABLE")
+
+
+def make(count=1, *, deadline=100.0, max_in_flight=4, jitter=None, **retry) -> Dispatch:
+    return Dispatch(
+        count,
+        deadline=deadline,
+        max_in_flight=max_in_flight,
+        retry=RetryPolicy(**retry),
+        jitter=jitter or LongestWait(),
+    )
+
+
+def test_waits_double_up_to_the_longest():
+    dispatch = make(initial_s=0.1, max_s=1.0)
+    now, waits = 0.0, []
+    for _ in range(7):
+        assert dispatch.take(now) == [0]
+        dispatch.failed(0, unavailable(), now)
+        waits.append(dispatch.wait_s(now))
+        assert dispatch.take(now + waits[-1] - 1e-6) == []
+        now += waits[-1]
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0])
+
+
+def test_jitter_covers_the_whole_range():
+    waits = []
+    for seed in range(300):
+        dispatch = make(initial_s=1.0, max_s=1.0, jitter=random.Random(seed))
+        dispatch.take(0.0)
+        dispatch.failed(0, unavailable(), 0.0)
+        waits.append(dispatch.wait_s(0.0))
+    assert min(waits) < 0.05
+    assert max(waits) > 0.95
+    assert sum(waits) / len(waits) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_wait_past_the_deadline_ends_the_call_at_once_with_the_servers_error():
+    dispatch = make(deadline=10.0, initial_s=3.0, max_s=8.0)
+    dispatch.take(1.0)
+    dispatch.failed(0, unavailable(), 1.0)  # due at 4
+    dispatch.take(4.0)
+    with pytest.raises(ServerOverloaded, match="full, attempts: 2") as caught:
+        dispatch.failed(0, ServerOverloaded("full", status="UNAVAILABLE"), 4.0)  # due at 10
+    assert caught.value.status == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerError("no", status="INTERNAL"),
+        ServerOverloaded("no", status="RESOURCE_EXHAUSTED"),
+        ModelUnavailable("no", status="FAILED_PRECONDITION"),
+        DeadlineExceeded("no", status="UNAVAILABLE"),
+    ],
+)
+def test_only_unavailable_is_tried_again(error):
+    dispatch = make()
+    dispatch.take(0.0)
+    with pytest.raises(type(error)) as caught:
+        dispatch.failed(0, error, 0.0)
+    assert caught.value is error
+
+
+def test_a_request_that_waits_keeps_its_place_in_flight():
+    dispatch = make(10, max_in_flight=3, initial_s=1.0)
+    assert dispatch.take(0.0) == [0, 1, 2]
+    for request in (0, 1, 2):
+        dispatch.failed(request, unavailable(), 0.0)
+    assert dispatch.take(0.5) == []
+    assert dispatch.take(1.0) == [0, 1, 2]
+    dispatch.answered(1)
+    assert dispatch.take(1.0) == [3]
+
+
+def test_the_deadline_counts_what_is_missing():
+    dispatch = make(5, deadline=1.0, max_in_flight=2)
+    dispatch.take(0.0)
+    dispatch.answered(0)
+    assert dispatch.wait_s(0.75) == 0.25
+    assert dispatch.wait_s(2.0) == 0.0
+    with pytest.raises(DeadlineExceeded, match="4 of 5 requests"):
+        dispatch.take(1.0)
+
+
+@given(
+    count=st.integers(1, 30),
+    max_in_flight=st.integers(1, 6),
+    outcomes=st.lists(st.booleans(), max_size=60),
+    picks=st.randoms(use_true_random=False),
+)
+def test_every_request_is_answered_once_and_the_bound_holds(count, max_in_flight, outcomes, picks):
+    dispatch = make(count, deadline=1e9, max_in_flight=max_in_flight, jitter=random.Random(0))
+    now, sent, answered, failures = 0.0, [], [], list(outcomes)
+    while not dispatch.finished:
+        taken = dispatch.take(now)
+        assert not set(taken) & (set(sent) | set(answered))
+        sent += taken
+        assert len(sent) <= max_in_flight
+        if not sent:
+            now += dispatch.wait_s(now)
+            continue
+        request = sent.pop(picks.randrange(len(sent)))
+        if failures and failures.pop():
+            dispatch.failed(request, unavailable(), now)
+        else:
+            dispatch.answered(request)
+            answered.append(request)
+    assert sorted(answered) == list(range(count))

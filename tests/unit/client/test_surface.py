@@ -1,0 +1,124 @@
+"""What the package offers, and what importing it costs."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import types
+
+import pytest
+
+import lasttoken
+from lasttoken import (
+    AsyncEmbeddingClient,
+    ClientOptions,
+    EmbeddingClient,
+    InvalidInput,
+    RetryPolicy,
+)
+
+
+def public_methods(kind: type) -> dict[str, object]:
+    return {name: value for name, value in inspect.getmembers(kind) if not name.startswith("_")}
+
+
+def test_sync_and_async_have_one_surface():
+    sync, asynchronous = public_methods(EmbeddingClient), public_methods(AsyncEmbeddingClient)
+    assert set(sync) == set(asynchronous) >= {"embed", "embed_full", "close", "model_info"}
+    for name, method in sync.items():
+        if not inspect.isfunction(method):
+            continue
+        assert inspect.signature(method) == inspect.signature(asynchronous[name]), name
+        assert inspect.getdoc(method) == inspect.getdoc(asynchronous[name]), name
+        assert inspect.iscoroutinefunction(asynchronous[name]), name
+    assert inspect.signature(EmbeddingClient) == inspect.signature(AsyncEmbeddingClient)
+
+
+def test_the_constructor_takes_the_options_with_their_defaults():
+    parameters = inspect.signature(EmbeddingClient).parameters
+    assert set(parameters) == set(ClientOptions.__dataclass_fields__)
+    assert EmbeddingClient().options == ClientOptions()
+
+
+def test_all_names_what_the_package_exports():
+    exported = {
+        name
+        for name, value in vars(lasttoken).items()
+        if not name.startswith("_")
+        and not isinstance(value, types.ModuleType)
+        and name != "annotations"
+    }
+    assert set(lasttoken.__all__) == exported
+    assert lasttoken.__all__ == sorted(lasttoken.__all__)
+
+
+def test_import_is_light():
+    """Under half a second; counted in the main thread's CPU time, as the machine may be busy."""
+    program = (
+        "import time; begin = time.thread_time(); import lasttoken; "
+        "spent = time.thread_time() - begin; import sys; "
+        "heavy = ['grpc', 'tritonclient', 'google.protobuf', 'lasttoken.local', 'lasttoken.cli']; "
+        "print(spent, [name for name in heavy if name in sys.modules])"
+    )
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        spent, loaded = done.stdout.split(maxsplit=1)
+        assert loaded.strip() == "[]"
+        seconds.append(float(spent))
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"url": ""}, "url is ''"),
+        ({"url": 5}, "url is 5"),
+        ({"url": "http://127.0.0.1:8001"}, "without a scheme"),
+        ({"model": ""}, "model is ''"),
+        ({"max_texts_per_request": 0}, "max_texts_per_request is 0"),
+        ({"max_texts_per_request": True}, "max_texts_per_request is True"),
+        ({"max_in_flight": -1}, "max_in_flight is -1"),
+        ({"max_in_flight": 1.5}, "max_in_flight is 1.5"),
+        ({"on_truncation": "raise"}, "on_truncation is 'raise'"),
+    ],
+)
+def test_bad_options_are_refused(options, words):
+    for kind in (EmbeddingClient, AsyncEmbeddingClient, ClientOptions):
+        with pytest.raises(InvalidInput, match=words):
+            kind(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"initial_s": 0},
+        {"max_s": float("inf")},
+        {"multiplier": 0.5},
+        {"max_attempts": 0},
+    ],
+)
+def test_bad_retry_policies_are_refused(options):
+    (name,) = options
+    with pytest.raises(InvalidInput, match=name):
+        RetryPolicy(**options)
+
+
+def test_backoff_does_not_overflow():
+    assert RetryPolicy(multiplier=1e9).longest_wait_s(10_000) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("localhost", "localhost:8001"),
+        ("localhost:9", "localhost:9"),
+        ("[::1]", "[::1]:8001"),
+        ("[::1]:9", "[::1]:9"),
+    ],
+)
+def test_the_port_defaults_to_tritons(given, used):
+    assert EmbeddingClient(given).options.url == used

@@ -1,0 +1,65 @@
+import pytest
+
+from lasttoken_export.catalogue import entry, load_catalogue, parse_entry
+from lasttoken_export.errors import InvalidCatalogue, InvalidOption
+from lasttoken_export.model_sources import TOKENIZER
+from lasttoken_export.server_modules import server_module
+
+DATA = {
+    "name": "tiny",
+    "source": {"kind": "hub", "id": "a/b", "revision": None},
+    "licence": {"id": "mit", "note": ""},
+    "pooling": "last_token",
+    "dimensions": 4,
+    "attention": "causal",
+    "tokenizer": {"model": "tiny", "max_length": 7},
+    "quality": [],
+    "notes": "",
+}
+
+
+def test_the_shipped_entries_are_whole():
+    catalogue = load_catalogue()
+    assert {"sfr-embedding-mistral", "e5-mistral-7b-instruct", "smollm2-135m"} <= set(catalogue)
+    parse = server_module(TOKENIZER, "contract").parse_contract
+    for name, loaded in catalogue.items():
+        contract = parse(loaded.tokenizer)
+        assert loaded.name == contract.model == name
+        for golden in contract.golden:
+            ids = golden.ids
+            opening = contract.sequence[: contract.sequence.index("$A")]
+            assert ids[: len(opening)] == tuple(contract.special_tokens[t] for t in opening)
+            assert ids[len(ids) - len(contract.closing_ids) :] == contract.closing_ids
+        if loaded.source["kind"] == "hub":
+            assert len(loaded.source["revision"]) == 40, "not pinned to a commit"
+
+
+def test_sfr_is_what_its_card_says():
+    sfr = entry("sfr-embedding-mistral")
+    assert sfr.triton_name == "sfr_embedding_mistral"
+    assert (sfr.dimensions, sfr.max_length) == (4096, 4096)
+    assert sfr.licence.id == "cc-by-nc-4.0"
+    assert "research only" in sfr.licence.note
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "red"}, r"unknown keys \['colour'\]"),
+        ({"pooling": "max"}, "pooling is 'max'"),
+        ({"attention": "sideways"}, "attention is 'sideways'"),
+        ({"source": {"kind": "ftp"}}, "known kinds"),
+        ({"source": {"kind": "hub", "id": "a/b"}}, "known kinds"),
+        ({"licence": {"id": "mit"}}, "licence must have"),
+        ({"tokenizer": {"model": "other"}}, "names another model"),
+    ],
+)
+def test_malformed_entries_are_refused(changes, message):
+    parse_entry(DATA)
+    with pytest.raises(InvalidCatalogue, match=message):
+        parse_entry({**DATA, **changes})
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(InvalidOption, match=r"'sfr' is not in the catalogue.*smollm2-135m"):
+        entry("sfr")

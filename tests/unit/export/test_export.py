@@ -1,0 +1,230 @@
+"""Whole exports of tiny checkpoints: what is written, and what is left when one fails."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lasttoken_export import cli, exporter, repository
+from lasttoken_export.catalogue import parse_entry
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.errors import (
+    InvalidOption,
+    MaxLengthBeyondModel,
+    MissingTensor,
+    NotEnoughDisk,
+    TokenizerMismatch,
+    VerificationFailed,
+)
+from lasttoken_export.exporter import ExportOptions, attention_cell_cost, export_model
+from lasttoken_export.model_config import parse_config
+from unit.export.checkpoints import CONFIG, tensors, write_folder
+from unit.tokenizer.small import byte_ids, byte_level_tokenizer, contract_data
+
+BYTES_CONFIG = {**CONFIG, "vocab_size": 259}
+
+
+def make_entry(**changes):
+    tokenizer = contract_data(max_length=32, **changes)
+    return parse_entry(
+        {
+            "name": "small",
+            "source": {"kind": "hub", "id": "a/b", "revision": None},
+            "licence": {"id": "mit", "note": ""},
+            "pooling": "last_token",
+            "dimensions": 32,
+            "attention": "causal",
+            "tokenizer": tokenizer,
+            "quality": [],
+            "notes": "",
+        }
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = write_folder(tmp_path / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    return folder
+
+
+def export(folder, output, **options):
+    return export_model(
+        open_checkpoint(folder), make_entry(), ExportOptions(output=output, **options)
+    )
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_repository_holds_all_that_the_server_needs(folder, tmp_path):
+    progress = []
+    report = export_model(
+        open_checkpoint(folder),
+        make_entry(),
+        ExportOptions(output=tmp_path / "repository", on_overflow="refuse", intra_op_threads=1),
+        on_bytes=lambda done, total: progress.append((done, total)),
+    )
+    assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == [
+        "small",
+        "small_encoder",
+        "small_tokenizer",
+    ]
+    assert progress[-1] == (report.weight_bytes, report.weight_bytes)
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+    encoder = parse_config((tmp_path / "repository/small_encoder/config.pbtxt").read_text())
+    values = {name: value.string_value for name, value in encoder.parameters.items()}
+    assert (values["max_length"], values["vocab_size"]) == ("32", "259")
+    assert (values["max_batch_tokens"], values["intra_op_threads"]) == ("512", "1")
+    card = json.loads((tmp_path / "repository/small/1/card.json").read_text())
+    assert card["checks"]["bitwise_batch_invariant"] is True
+    assert card["checks"]["largest_norm_error"] < 1e-6
+    assert set(card["sha256"]) >= {"small_encoder/1/encoder.onnx.data"}
+
+
+def test_the_written_weights_are_the_checkpoints(folder, tmp_path):
+    export(folder, tmp_path / "repository")
+    import onnx
+
+    model = onnx.load(tmp_path / "repository/small_encoder/1/encoder.onnx")
+    written = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    weights = tensors(BYTES_CONFIG)
+    fused = written["layers.1.self_attn.qkv_proj.weight"]
+    parts = [weights[f"layers.1.self_attn.{part}_proj.weight"].T for part in "qkv"]
+    np.testing.assert_array_equal(fused, np.concatenate(parts, axis=1))
+    np.testing.assert_array_equal(written["norm.weight"], weights["norm.weight"])
+
+
+def test_a_second_model_joins_and_a_second_export_replaces(folder, tmp_path):
+    export(folder, tmp_path / "repository")
+    export(folder, tmp_path / "repository", triton_name="other", precision="fp16")
+    before = files(tmp_path / "repository")
+    export(folder, tmp_path / "repository", triton_name="other")
+    after = files(tmp_path / "repository")
+    assert before.keys() == after.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert {name.split("/")[0] for name in changed} == {"other", "other_encoder"}
+
+
+@pytest.mark.parametrize("moment", ["disk", "tokenizer", "weights", "verification"])
+def test_a_failed_export_leaves_the_repository_as_it_was(folder, tmp_path, monkeypatch, moment):
+    export(folder, tmp_path / "repository")
+    before = files(tmp_path / "repository")
+    entry, error = make_entry(), OSError
+    if moment == "disk":
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(repository.shutil, "disk_usage", lambda path: usage)
+        error = NotEnoughDisk
+    elif moment == "tokenizer":
+        entry = make_entry(golden=[{"text": "a", "prompt_name": None, "ids": [256, 0, 257]}])
+        error = TokenizerMismatch
+    elif moment == "weights":
+
+        def full(*arguments, **options):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(exporter.ir, "save", full)
+    else:
+        weights = tensors(BYTES_CONFIG)
+        weights["norm.weight"][:] = np.nan
+        write_folder(folder, weights, config=BYTES_CONFIG)
+        error = VerificationFailed
+    with pytest.raises(error):
+        export_model(open_checkpoint(folder), entry, ExportOptions(output=tmp_path / "repository"))
+    assert files(tmp_path / "repository") == before
+    assert len(list((tmp_path / "repository").iterdir())) == 3
+
+
+def test_lengths_and_tensors_are_checked_before_anything_is_written(folder, tmp_path):
+    with pytest.raises(MaxLengthBeyondModel, match="64 positions"):
+        export(folder, tmp_path / "out", max_length=65)
+    weights = tensors(BYTES_CONFIG)
+    del weights["norm.weight"]
+    write_folder(folder, weights, config=BYTES_CONFIG)
+    with pytest.raises(MissingTensor):
+        export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["precision", "runtime", "on_overflow"])
+def test_options_are_checked(tmp_path, option):
+    with pytest.raises(InvalidOption, match=f"{option} is 'nope'; choose one of"):
+        ExportOptions(output=tmp_path, **{option: "nope"})
+
+
+def test_the_cost_of_a_cell_is_that_of_the_architecture():
+    sfr = {**CONFIG, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 14336}  # fmt: skip
+    config = exporter.DecoderConfig.from_hugging_face(sfr)
+    # 4 operations an element of 32 heads of 128, over 13.96 GFLOP a token of the whole body
+    assert attention_cell_cost(config) == pytest.approx(4 * 4096 * 32 / 13.96e9, rel=0.01)
+
+
+def test_the_command_line(folder, tmp_path, capsys):
+    output = str(tmp_path / "repository")
+    assert cli.main([str(folder), "--output", output]) == 2
+    assert "--like with one of" in capsys.readouterr().err
+    # Right contract, wrong model: the golden ids of SFR tell.
+    assert cli.main([str(folder), "--like", "sfr-embedding-mistral", "--output", output]) == 1
+    assert "MaxLengthBeyondModel: maximum length 4096" in capsys.readouterr().err
+    arguments = ["--like", "sfr-embedding-mistral", "--max-length", "32", "--output", output]
+    assert cli.main([str(folder), *arguments]) == 1
+    captured = capsys.readouterr()
+    assert "TokenizerMismatch: sfr-embedding-mistral: '<s>' has id 256" in captured.err
+    assert "cc-by-nc-4.0 (research only" in captured.err
+    with pytest.raises(SystemExit) as exit_code:
+        cli.main([str(folder), "--precision", "fp7", "--output", output])
+    assert exit_code.value.code == 2
+
+
+@pytest.mark.slow
+def test_weights_stream_through_little_memory(tmp_path):
+    """Export about 1 GB of weights; the peak stays far below that, and no torch is imported."""
+    config = {**CONFIG, "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4,
+              "head_dim": 64, "intermediate_size": 4096, "num_hidden_layers": 32,
+              "vocab_size": 259}  # fmt: skip
+    weights = {
+        name: np.broadcast_to(np.float16(0.01), array.shape).copy()
+        for name, array in tensors(config, np.float16).items()
+    }
+    total_bytes = sum(array.nbytes for array in weights.values())
+    assert total_bytes > 9e8
+    folder = write_folder(tmp_path / "hf", weights, config=config, shards=4)
+    script = """
+import resource, sys
+from pathlib import Path
+import onnx_ir as ir
+import lasttoken_export.cli
+from lasttoken_export.checkpoint import open_checkpoint, validate_tensors
+from lasttoken_export.graph.decoder import DecoderGraph
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+before = peak_mb()
+checkpoint = open_checkpoint(sys.argv[1])
+validate_tensors(checkpoint)
+graph = DecoderGraph(checkpoint, precision="fp16").build(rotary_positions=64, version="0")
+ir.save(graph, Path(sys.argv[2]) / "encoder.onnx", external_data="encoder.onnx.data")
+assert not {"torch", "transformers"} & sys.modules.keys()
+print(peak_mb() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "encoder.onnx.data").stat().st_size >= total_bytes
+    assert float(run.stdout) < 150, "MB beyond what was there before the export"
+
+
+def test_golden_ids_are_those_of_the_bytes():
+    assert make_entry().tokenizer["golden"][0]["ids"] == [256, *byte_ids("the cat sat"), 257]

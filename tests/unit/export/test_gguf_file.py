@@ -1,0 +1,92 @@
+import gguf
+import numpy as np
+import pytest
+
+from lasttoken_export.checkpoint import GgufFile, validate_tensors
+from lasttoken_export.checkpoint.gguf_file import canonical_gguf_name
+from lasttoken_export.errors import (
+    CorruptFile,
+    MissingTensor,
+    UnexpectedTensor,
+    UnsupportedArchitecture,
+    UnsupportedTokenizer,
+)
+from lasttoken_export.tokenizer.gguf_vocabulary import tokenizer_json_from_gguf
+from unit.export.checkpoints import tensors, write_gguf
+
+KINDS = gguf.GGMLQuantizationType
+WORST_ERROR = {KINDS.F32: 0, KINDS.F16: 2e-3, KINDS.BF16: 2e-2, KINDS.Q8_0: 3e-2, KINDS.Q4_1: 0.5}
+
+
+@pytest.mark.parametrize("kind", WORST_ERROR, ids=lambda kind: kind.name)
+def test_weights_come_back_in_hugging_faces_order(tmp_path, kind):
+    weights = tensors()
+    file = GgufFile(write_gguf(tmp_path / "m.gguf", weights, kind=kind))
+    validate_tensors(file)
+    for name, array in weights.items():
+        found = file.read(name).astype(np.float32)
+        assert found.shape == array.shape
+        worst = 0 if array.ndim == 1 else WORST_ERROR[kind]
+        np.testing.assert_allclose(found, array, atol=worst, rtol=0)
+
+
+def test_a_missing_tensor(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", skip=("blk.1.ffn_up",))
+    with pytest.raises(MissingTensor, match=r"layers\.1\.mlp\.up_proj"):
+        validate_tensors(GgufFile(path))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 30, 400, -200])
+def test_a_truncated_file(tmp_path, keep):
+    path = write_gguf(tmp_path / "m.gguf")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CorruptFile, match=r"m\.gguf .*download it again"):
+        GgufFile(path)
+
+
+def test_another_file_or_architecture(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + b"\xff" * 100)
+    with pytest.raises(CorruptFile):
+        GgufFile(tmp_path / "x.gguf")
+    path = write_gguf(tmp_path / "m.gguf", **{"llama.rope.dimension_count": 2})
+    with pytest.raises(UnsupportedArchitecture):
+        GgufFile(path)
+
+
+def test_names():
+    assert canonical_gguf_name("output.weight") is None
+    assert canonical_gguf_name("blk.12.ffn_gate.weight") == "layers.12.mlp.gate_proj.weight"
+    for stranger in ("blk.0.ffn_gate_inp.weight", "blk.x.ffn_up.weight", "token_embd.scale"):
+        with pytest.raises(UnexpectedTensor, match="not one of"):
+            canonical_gguf_name(stranger)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"tokenizer.ggml.model": "bert"}, "'bert' with 1 tokens"),
+        ({"tokenizer.ggml.pre": "tekken"}, "'tekken'; known are"),
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_space_prefix": False}, "no space"),
+        ({"tokenizer.ggml.model": "llama"}, "byte fallback"),
+        ({"tokenizer.ggml.token_type": []}, "kind 'gpt2'"),
+    ],
+)
+def test_vocabularies_that_cannot_be_rebuilt(metadata, message):
+    whole = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": ["a"],
+        "tokenizer.ggml.token_type": [1],
+        "tokenizer.ggml.merges": [],
+    }
+    tokenizer_json_from_gguf(whole)
+    with pytest.raises(UnsupportedTokenizer, match=message):
+        tokenizer_json_from_gguf(whole | metadata)
+
+
+def test_a_tokenizer_beside_the_file_is_preferred(tmp_path):
+    file = GgufFile(write_gguf(tmp_path / "m.gguf"))
+    with pytest.raises(UnsupportedTokenizer):
+        file.tokenizer_json()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert file.tokenizer_json() == "{}"
