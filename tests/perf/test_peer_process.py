@@ -1,0 +1,50 @@
+"""The protocol with a peer's process."""
+
+import numpy as np
+import pytest
+
+from lasttoken_perf.errors import PeerFailed
+from lasttoken_perf.peers.process import PeerProcess
+
+PEER = """
+import sys
+import numpy as np
+from lasttoken_perf.peers.process import serve_peer
+
+def load(settings):
+    if settings["fate"] == "dies while loading":
+        raise RuntimeError("no such weights")
+    print("a library's chatter")
+    runs = []
+    def embed():
+        if settings["fate"] == "dies while embedding":
+            sys.exit(3)
+        print("more chatter")
+        runs.append(1)
+        return np.full((2, 3), len(runs), np.float32)
+    return embed
+
+serve_peer(load)
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    (tmp_path / "toy_peer.py").write_text(PEER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda fate: PeerProcess("toy_peer", {"fate": fate}, tmp_path)
+
+
+def test_each_run_brings_its_own_vectors_and_time(start):
+    with start("lives") as peer:
+        first, second = peer.run(), peer.run()
+    assert np.array_equal(first.vectors, np.full((2, 3), 1, np.float32))
+    assert np.array_equal(second.vectors, np.full((2, 3), 2, np.float32))
+    assert first.seconds > 0
+
+
+def test_a_peer_that_dies_is_told_with_its_last_words(start):
+    with pytest.raises(PeerFailed, match=r"(?s)toy_peer ended with 1.*no such weights"):
+        start("dies while loading")
+    with start("dies while embedding") as peer, pytest.raises(PeerFailed, match="ended with 3"):
+        peer.run()
