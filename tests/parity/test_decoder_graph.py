@@ -105,6 +105,22 @@ def test_a_rows_vector_is_bitwise_the_same_in_any_company(tmp_path, rows):
         np.testing.assert_array_equal(encode_in_batches(engine, rows, batch_rows, seed=seed), alone)
 
 
+def test_a_row_that_overflows_does_not_spoil_its_neighbours(tmp_path):
+    model = build(tmp_path / "hf", *CASES["grouped queries"])
+    with torch.no_grad():
+        model.embed_tokens.weight[100] = float("nan")
+    model.save_pretrained(tmp_path / "hf")
+    engine = engine_of(open_checkpoint(tmp_path / "hf"), tmp_path)
+    good, bad, long = [1, 2, 3], [100] * 9, list(range(20))
+    for company in ([good, bad, long], [bad, good, long], [long, good, bad]):
+        vectors = encode_in_batches(engine, company, 3, seed=0)
+        for row, vector in zip(company, vectors, strict=True):
+            assert np.isnan(vector).all() == (row is bad)
+        for row in (good, long):
+            [alone] = encode_in_batches(engine, [row], 1)
+            np.testing.assert_array_equal(vectors[company.index(row)], alone)
+
+
 def test_the_file_keeps_the_contract_of_names_types_and_shapes(tmp_path):
     build(tmp_path / "hf", *CASES["grouped queries"])
     engine_of(open_checkpoint(tmp_path / "hf"), tmp_path)

@@ -12,10 +12,12 @@ from row_queue import RowQueue
 PREFERRED, MAX_ROWS = 64, 16
 
 
-def make_queue(max_queue_tokens=1000, bulk_queue_fraction=0.5, bulk_every=3):
+def make_queue(
+    max_queue_tokens=1000, bulk_queue_fraction=0.5, bulk_every=3, attention_cell_cost=1e-3
+):
     return RowQueue(
         BatchLimits(preferred_tokens=PREFERRED, max_rows=MAX_ROWS),
-        CostModel(attention_cell_cost=1e-3, overhead_tokens=8),
+        CostModel(attention_cell_cost=attention_cell_cost, overhead_tokens=8),
         max_queue_tokens=max_queue_tokens,
         bulk_queue_fraction=bulk_queue_fraction,
         bulk_every=bulk_every,
@@ -171,3 +173,22 @@ def test_a_row_of_odd_length_is_not_overtaken_for_ever():
         return any(row.request is odd for row in queue.next_batch(0)[0])
 
     assert any(odd_is_in_next_batch() for _ in range(12))
+
+
+def test_newcomers_that_fit_better_overtake_only_for_a_time():
+    """At each batch there are enough newcomers of just the oldest row's length to fill it."""
+    queue = make_queue(max_queue_tokens=100_000, attention_cell_cost=100.0)
+    first = request(range(1, 21))
+    queue.add(first)
+    turns = {row.turn for row in first.rows}
+    assert max(turns) <= 2 * math.ceil(210 / PREFERRED) + 8
+    waiting = set(map(id, first.rows))
+    batches = 0
+    while waiting:
+        oldest = next(len(row.tokens) for row in first.rows if id(row) in waiting)
+        queue.add(request([oldest] * (PREFERRED // oldest - 1)))
+        rows, _ = queue.next_batch(0)
+        assert all(batches <= row.turn for row in rows if id(row) in waiting)
+        waiting -= set(map(id, rows))
+        batches += 1
+    assert batches <= max(turns) + 4  # in order of arrival from then on

@@ -2,9 +2,10 @@
 
 A batch is ``input_ids [T]``, its rows back to back, with ``row_lengths [B]``. Token-wise operators
 need no more than that; attention needs to know which token belongs to which row. For it the tokens
-are gathered to ``[B, S]`` (S = longest row) and back. A slot behind the end of its row repeats some
-real token: causal attention never looks ahead, so no real token sees it, and it is dropped on the
-way back.
+are gathered to ``[B, S]`` (S = longest row) and back. A slot behind the end of its row repeats the
+row's own last token: causal attention never looks ahead, so no real token sees it, and it is
+dropped on the way back. Another row's token would not do: masked attention still multiplies it, by
+zero, and a neighbour that overflowed to infinity or NaN would spoil this row.
 """
 
 from __future__ import annotations
@@ -85,18 +86,18 @@ def build_packed_rows(
             "slot_of_token",
         )
         start_column = graph.op("Unsqueeze", [starts, axis_1], "start_column")  # [B, 1]
-        token_count = graph.op("Shape", [input_ids], "token_count")
+        last_tokens = graph.op("Sub", [ends, one], "last_tokens")  # [B]
         token_of_slot = graph.op(
             "Min",
             [
                 graph.op("Add", [start_column, slot_numbers], "token_of_slot_unclamped"),
-                graph.op("Sub", [token_count, one], "last_token"),
+                graph.op("Unsqueeze", [last_tokens, axis_1], "last_token_column"),
             ],
             "token_of_slot",
         )  # [B, S]
         return PackedRows(
             positions=graph.op("Unsqueeze", [position, axis_0], "positions"),
-            last_tokens=graph.op("Sub", [ends, one], "last_tokens"),
+            last_tokens=last_tokens,
             token_of_slot=token_of_slot,
             slot_of_token=slot_of_token,
         )
