@@ -67,7 +67,9 @@ def run_demo(
         from lasttoken_export.checkpoint import open_checkpoint
         from lasttoken_export.errors import ExportError
         from lasttoken_export.exporter import ExportOptions, export_model
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "lasttoken_export":
+            raise
         raise LasttokenError(
             "the demo exports a model first: pip install lasttoken-export"
         ) from error

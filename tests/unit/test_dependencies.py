@@ -1,0 +1,61 @@
+"""Each package declares what it imports: the test environment holds more than a user's."""
+
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
+
+import pytest
+import tomllib
+
+BROUGHT_ALONG = {"grpcio": "tritonclient", "protobuf": "tritonclient"}
+"""By the extra `grpc` of tritonclient, whose interface is made of them."""
+ONLY_IN_PEERS = {"sentence-transformers", "torch", "transformers"}
+"""In processes of their own, in the environment of `make reference`."""
+FOR_THE_TYPE_CHECKER = {"typing_extensions"}
+
+
+def normalise(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("package", ["client", "export", "perf"])
+def test_every_import_is_a_declared_dependency(package, pytestconfig):
+    folder = pytestconfig.rootpath / package
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    declared = {normalise(re.split(r"[^\w.-]", d, maxsplit=1)[0]) for d in project["dependencies"]}
+    distributions = packages_distributions()
+    undeclared = set()
+    imported = set()
+    for path in (folder / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            else:
+                continue
+            for name in names:
+                top = name.partition(".")[0]
+                if top in sys.stdlib_module_names or top in FOR_THE_TYPE_CHECKER:
+                    continue
+                found = {normalise(d) for d in distributions.get(top, [top])}
+                found = {BROUGHT_ALONG.get(d, d) for d in found}
+                if name.startswith("google.protobuf"):
+                    found = {"tritonclient"}
+                imported |= found
+                allowed = declared | {normalise(project["name"])}
+                if "peers" in path.parts:
+                    allowed |= ONLY_IN_PEERS
+                if package == "client" and path.name == "demo.py":
+                    allowed |= {"lasttoken-export"}  # optional there, with an error that says so
+                if not found & allowed:
+                    undeclared.add((path.name, name))
+    assert undeclared == set()
+    assert "numpy" in imported
+
+
+def test_the_client_needs_tritonclient_and_numpy_only(pytestconfig):
+    project = tomllib.loads((pytestconfig.rootpath / "client/pyproject.toml").read_text())
+    names = {re.split(r"[^\w-]", d, maxsplit=1)[0] for d in project["project"]["dependencies"]}
+    assert names == {"tritonclient", "numpy"}
