@@ -89,7 +89,7 @@ def test_from_start_to_stop_nothing_is_left(repository):
             port = int(place.rsplit(":", 1)[1])
             assert listening_addresses(port) <= LOOPBACK
         assert "Started GRPCInferenceService" in server.log()
-    assert not group_members(pid)
+    assert wait_until(lambda: not group_members(pid), 5.0)  # SIGKILL takes a moment
     assert not shared_memory_of(os.getpid())
     assert not log_path.exists()
     for place in places:
@@ -189,7 +189,7 @@ def test_a_dead_model_process_is_an_error_and_stop_still_cleans_up(repository):
                 client.embed("DIE", timeout_s=5.0)
             with pytest.raises(ServerError, match="not healthy"):
                 client.embed("after", timeout_s=5.0)
-    assert not group_members(pid)
+    assert wait_until(lambda: not group_members(pid), 5.0)  # SIGKILL takes a moment
     assert not shared_memory_of(os.getpid())
 
 
@@ -199,7 +199,7 @@ def test_a_server_that_is_killed_is_told_and_cleaned_up(repository):
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ServerStopped, match=r"exit code -9(.|\n)*Started"):
             server.wait(20.0)
-    assert not group_members(pid)
+    assert wait_until(lambda: not group_members(pid), 5.0)  # SIGKILL takes a moment
     assert not shared_memory_of(os.getpid())
 
 
