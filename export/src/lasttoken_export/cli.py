@@ -22,7 +22,7 @@ from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.errors import ExportError, InvalidOption
 from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, export_model
-from lasttoken_export.graph.decoder import FLOAT_TYPES
+from lasttoken_export.graph.packed_graph import FLOAT_TYPES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Configuration of a Mistral/Llama decoder, from Hugging Face's config.json or GGUF metadata.
+"""Configuration of a decoder (Mistral, Llama, Qwen2, Qwen3), from config.json or GGUF metadata.
 
 What the graph does not implement is refused here, by name.
 """
@@ -13,14 +13,16 @@ import numpy as np
 
 from lasttoken_export.errors import (
     InvalidCheckpoint,
-    MaxLengthBeyondModel,
     UnsupportedArchitecture,
     UnsupportedRopeScaling,
 )
 
-ARCHITECTURES = ("MistralModel", "MistralForCausalLM", "LlamaModel", "LlamaForCausalLM")
-GGUF_ARCHITECTURES = ("llama",)
-"""Names of the same family in GGUF files; llama.cpp writes Mistral models as ``llama``."""
+_FAMILIES = ("Mistral", "Llama", "Qwen2", "Qwen3")
+ARCHITECTURES = tuple(
+    f"{family}{kind}" for family in _FAMILIES for kind in ("Model", "ForCausalLM")
+)
+GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""Names of the same families in GGUF files; llama.cpp writes Mistral models as ``llama``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class DecoderConfig:
         rms_norm_eps: Added to the mean square before its root.
         max_positions: Positions that the model was trained for.
         sliding_window: Tokens that a token attends to; None for all.
+        qkv_bias: Whether queries, keys and values have biases (Qwen2).
+        qk_norm: Whether each head of queries and keys is normalised before rotation (Qwen3).
 
     Raises:
         InvalidCheckpoint: A size is not positive, or the heads do not divide.
@@ -57,6 +61,8 @@ class DecoderConfig:
     rms_norm_eps: float
     max_positions: int
     sliding_window: int | None
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -72,6 +78,52 @@ class DecoderConfig:
                 f"{self.num_kv_heads} key and value heads"
             )
 
+    @property
+    def queries_size(self) -> int:
+        """Elements of all queries of a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def keys_size(self) -> int:
+        """Elements of all keys of a token, and of all values."""
+        return self.num_kv_heads * self.head_dim
+
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one layer's tensors by their names behind ``layers.N.``."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.queries_size, self.keys_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "input_layernorm.weight": (hidden,),
+            "self_attn.q_proj.weight": (queries, hidden),
+            "self_attn.k_proj.weight": (keys, hidden),
+            "self_attn.v_proj.weight": (keys, hidden),
+            "self_attn.o_proj.weight": (hidden, queries),
+            "post_attention_layernorm.weight": (hidden,),
+            "mlp.gate_proj.weight": (inner, hidden),
+            "mlp.up_proj.weight": (inner, hidden),
+            "mlp.down_proj.weight": (hidden, inner),
+        }
+        if self.qkv_bias:
+            for part, size in (("q", queries), ("k", keys), ("v", keys)):
+                shapes[f"self_attn.{part}_proj.bias"] = (size,)
+        if self.qk_norm:
+            for part in "qk":
+                shapes[f"self_attn.{part}_norm.weight"] = (self.head_dim,)
+        return shapes
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors of a whole checkpoint by their headless Hugging Face names."""
+        layer = self.layer_shapes()
+        return {
+            "embed_tokens.weight": (self.vocab_size, self.hidden_size),
+            **{
+                f"layers.{index}.{name}": shape
+                for index in range(self.num_layers)
+                for name, shape in layer.items()
+            },
+            "norm.weight": (self.hidden_size,),
+        }
+
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> DecoderConfig:
         """Read config.json.
@@ -81,12 +133,13 @@ class DecoderConfig:
             UnsupportedRopeScaling: The rotary positions are scaled.
             InvalidCheckpoint: A setting is missing or malformed.
         """
-        architectures = config.get("architectures") or ["(none)"]
-        if architectures[0] not in ARCHITECTURES:
+        architecture = str((config.get("architectures") or ["(none)"])[0])
+        if architecture not in ARCHITECTURES:
             raise UnsupportedArchitecture(
-                f"config.json names the architecture {architectures[0]!r}; known are "
+                f"config.json names the architecture {architecture!r}; known are "
                 f"{', '.join(ARCHITECTURES)}"
             )
+        qwen = architecture.startswith("Qwen")
         for name, expected in (
             ("hidden_act", "silu"),
             ("attention_bias", False),
@@ -110,21 +163,27 @@ class DecoderConfig:
         try:
             heads = int(config["num_attention_heads"])
             window = config.get("sliding_window")
-            if config.get("use_sliding_window") is False:
+            # Qwen's files carry a window that is off unless they say otherwise.
+            if not config.get("use_sliding_window", not qwen):
                 window = None
+            head_dim = config.get("head_dim")
+            if head_dim is None and architecture.startswith("Qwen3"):
+                head_dim = 128  # the default of its configuration class
             return cls(
-                architecture=architectures[0],
+                architecture=architecture,
                 hidden_size=int(config["hidden_size"]),
                 num_layers=int(config["num_hidden_layers"]),
                 num_heads=heads,
                 num_kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+                head_dim=int(head_dim or int(config["hidden_size"]) // heads),
                 intermediate_size=int(config["intermediate_size"]),
                 vocab_size=int(config["vocab_size"]),
                 rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
                 rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
                 max_positions=int(config["max_position_embeddings"]),
                 sliding_window=None if window is None else int(window),
+                qkv_bias=architecture.startswith("Qwen2"),
+                qk_norm=architecture.startswith("Qwen3"),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise InvalidCheckpoint(f"config.json is incomplete or malformed: {error!r}") from None
@@ -179,31 +238,11 @@ class DecoderConfig:
                 ),
                 max_positions=int(metadata[f"{name}.context_length"]),
                 sliding_window=int(window) if window else None,
+                qkv_bias=name == "qwen2",
+                qk_norm=name == "qwen3",
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise InvalidCheckpoint(f"the GGUF metadata is malformed: {error!r}") from None
-
-
-def check_max_length(config: DecoderConfig, max_length: int) -> None:
-    """Refuse a maximum length at which the graph would not be the model.
-
-    Raises:
-        MaxLengthBeyondModel: It is not positive, beyond the positions, or beyond the sliding
-            window, which the graph does not mask.
-    """
-    if max_length < 1:
-        raise MaxLengthBeyondModel(f"maximum length {max_length!r} is not positive")
-    if config.sliding_window is not None and max_length > config.sliding_window:
-        raise MaxLengthBeyondModel(
-            f"maximum length {max_length} is beyond the sliding window of {config.sliding_window} "
-            f"tokens, which the graph does not mask; choose --max-length {config.sliding_window} "
-            "or less"
-        )
-    if max_length > config.max_positions:
-        raise MaxLengthBeyondModel(
-            f"maximum length {max_length} is beyond the {config.max_positions} positions that the "
-            f"model was trained for; choose --max-length {config.max_positions} or less"
-        )
 
 
 def _shortest_float32(value: Any) -> float:

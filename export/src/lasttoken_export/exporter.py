@@ -12,12 +12,14 @@ from typing import Any
 import onnx_ir as ir
 
 from lasttoken_export._version import __version__
+from lasttoken_export.architectures import attention_cell_cost
 from lasttoken_export.card import Card
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.checkpoint import Checkpoint, validate_tensors
-from lasttoken_export.decoder_config import DecoderConfig, check_max_length
 from lasttoken_export.errors import InvalidOption, TokenizerMismatch
-from lasttoken_export.graph.decoder import FLOAT_TYPES, DecoderGraph
+from lasttoken_export.graph.model_graph import model_graph
+from lasttoken_export.graph.packed_graph import FLOAT_TYPES, EmbeddingContract
+from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_sources import ENCODER, ENSEMBLE, TOKENIZER
 from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
 from lasttoken_export.server_modules import server_module
@@ -112,11 +114,15 @@ def export_model(
     config = checkpoint.config
     max_length = options.max_length or entry.max_length
     check_max_length(config, max_length)
+    check_precision(entry, options.precision)
     validate_tensors(checkpoint)
     runtime = RUNTIMES[options.runtime]
     preferred_tokens = _PREFERRED_BATCH_TOKENS[runtime]
     max_batch_tokens = max(max_length, preferred_tokens)
-    graph = DecoderGraph(checkpoint, precision=options.precision).build(
+    contract = EmbeddingContract(
+        pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
+    )
+    graph = model_graph(checkpoint, precision=options.precision, contract=contract).build(
         rotary_positions=max_batch_tokens, version=__version__
     )
     weights = (value.const_value for value in graph.graph.initializers.values())
@@ -180,18 +186,17 @@ def export_model(
     )
 
 
-def attention_cell_cost(config: DecoderConfig) -> float:
-    """Arithmetic of one attention cell over that of one token.
+def check_precision(entry: CatalogueEntry, precision: str) -> None:
+    """Refuse a precision in which the model is known to fail.
 
-    A token costs 2 operations a parameter of the body; a cell 4 an element of the heads and layer
-    (product of query and key, and of probability and value).
+    Raises:
+        InvalidOption: The catalogue does not call it safe.
     """
-    heads_size = config.num_heads * config.head_dim
-    kv_size = config.num_kv_heads * config.head_dim
-    layer_parameters = config.hidden_size * (
-        2 * heads_size + 2 * kv_size + 3 * config.intermediate_size
-    )
-    return 4 * heads_size / (2 * layer_parameters)
+    if precision not in entry.precisions:
+        raise InvalidOption(
+            f"{entry.name} is not safe in {precision}: its activations leave the range; choose one "
+            f"of {', '.join(entry.precisions)}"
+        )
 
 
 def _write_tokenizer(

@@ -8,7 +8,6 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
-from lasttoken_export.checkpoint import expected_shapes
 from lasttoken_export.decoder_config import DecoderConfig
 
 CONFIG = {
@@ -30,7 +29,7 @@ CONFIG = {
 
 def tensors(config=CONFIG, dtype=np.float32):
     random = np.random.default_rng(0)
-    shapes = expected_shapes(DecoderConfig.from_hugging_face(config))
+    shapes = DecoderConfig.from_hugging_face(config).tensor_shapes()
     return {name: random.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
 
 

@@ -2,13 +2,14 @@ import re
 
 import pytest
 
-from lasttoken_export.decoder_config import DecoderConfig, check_max_length
+from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import (
     InvalidCheckpoint,
     MaxLengthBeyondModel,
     UnsupportedArchitecture,
     UnsupportedRopeScaling,
 )
+from lasttoken_export.max_length import check_max_length
 from unit.export.checkpoints import CONFIG
 
 
@@ -37,7 +38,7 @@ def test_rotary_settings_in_every_spelling(spelling):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"architectures": ["Qwen2Model"]}, UnsupportedArchitecture, "'Qwen2Model'; known are"),
+        ({"architectures": ["GemmaModel"]}, UnsupportedArchitecture, "'GemmaModel'; known are"),
         ({"architectures": None}, UnsupportedArchitecture, "(none)"),
         ({"hidden_act": "gelu"}, UnsupportedArchitecture, "hidden_act to 'gelu'"),
         ({"attention_bias": True}, UnsupportedArchitecture, "attention_bias to True"),
@@ -97,7 +98,7 @@ def test_gguf_metadata():
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"general.architecture": "qwen2"}, UnsupportedArchitecture),
+        ({"general.architecture": "gemma"}, UnsupportedArchitecture),
         ({"llama.rope.dimension_count": 4}, UnsupportedArchitecture),
         (
             {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},

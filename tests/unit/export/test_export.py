@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from lasttoken_export import cli, exporter, repository
+from lasttoken_export.architectures import attention_cell_cost
 from lasttoken_export.catalogue import parse_entry
 from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import (
     InvalidOption,
     MaxLengthBeyondModel,
@@ -19,7 +21,7 @@ from lasttoken_export.errors import (
     TokenizerMismatch,
     VerificationFailed,
 )
-from lasttoken_export.exporter import ExportOptions, attention_cell_cost, export_model
+from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
 from unit.export.checkpoints import CONFIG, tensors, write_folder
 from unit.tokenizer.small import byte_ids, byte_level_tokenizer, contract_data
@@ -35,8 +37,11 @@ def make_entry(**changes):
             "source": {"kind": "hub", "id": "a/b", "revision": None},
             "licence": {"id": "mit", "note": ""},
             "pooling": "last_token",
+            "layer_norm": False,
             "dimensions": 32,
+            "matryoshka": None,
             "attention": "causal",
+            "precisions": ["fp32", "fp16"],
             "tokenizer": tokenizer,
             "quality": [],
             "notes": "",
@@ -163,7 +168,7 @@ def test_options_are_checked(tmp_path, option):
 def test_the_cost_of_a_cell_is_that_of_the_architecture():
     sfr = {**CONFIG, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 14336}  # fmt: skip
-    config = exporter.DecoderConfig.from_hugging_face(sfr)
+    config = DecoderConfig.from_hugging_face(sfr)
     # 4 operations an element of 32 heads of 128, over 13.96 GFLOP a token of the whole body
     assert attention_cell_cost(config) == pytest.approx(4 * 4096 * 32 / 13.96e9, rel=0.01)
 

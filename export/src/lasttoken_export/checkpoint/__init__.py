@@ -9,7 +9,6 @@ from typing import Any
 from lasttoken_export.checkpoint.base import (
     Checkpoint,
     canonical_name,
-    expected_shapes,
     validate_tensors,
 )
 from lasttoken_export.checkpoint.gguf_file import GgufFile
@@ -25,7 +24,6 @@ __all__ = [
     "canonical_name",
     "default_cache_folder",
     "download_from_hub",
-    "expected_shapes",
     "fetch_packaged_file",
     "open_checkpoint",
     "validate_tensors",

@@ -6,11 +6,17 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.architectures import ModelConfig
 from lasttoken_export.errors import MissingTensor, TensorShapeMismatch, UnexpectedTensor
 
-_IGNORED_ENDINGS = ("rotary_emb.inv_freq", "lm_head.weight")
-"""Buffers of old releases, and the head of a language model, which an embedder has no use for."""
+_IGNORED_ENDINGS = (
+    "rotary_emb.inv_freq", "embeddings.position_ids", "lm_head.weight", "pooler.dense.weight",
+    "pooler.dense.bias",
+)  # fmt: skip
+_IGNORED_BEGINNINGS = ("cls.", "lm_head.")
+"""Buffers of old releases, and heads for other tasks, which an embedder has no use for."""
+_PREFIXES = ("model.", "bert.", "roberta.", "nomic_bert.")
+"""What a model with a head for another task puts before the names of its body."""
 
 
 class Checkpoint(Protocol):
@@ -36,7 +42,7 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def config(self) -> DecoderConfig:
+    def config(self) -> ModelConfig:
         """Its shape."""
         ...
 
@@ -67,30 +73,11 @@ class Checkpoint(Protocol):
 
 def canonical_name(name: str) -> str | None:
     """Return the headless name of a Hugging Face tensor; None for one that is not needed."""
-    if name.endswith(_IGNORED_ENDINGS):
+    if name.endswith(_IGNORED_ENDINGS) or name.startswith(_IGNORED_BEGINNINGS):
         return None
-    return name.removeprefix("model.")
-
-
-def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a whole checkpoint, by name."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    layer = {
-        "input_layernorm": (hidden,),
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (config.vocab_size, hidden)}
-    for index in range(config.num_layers):
-        shapes |= {f"layers.{index}.{name}.weight": shape for name, shape in layer.items()}
-    return shapes | {"norm.weight": (hidden,)}
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def validate_tensors(checkpoint: Checkpoint) -> None:
@@ -101,7 +88,7 @@ def validate_tensors(checkpoint: Checkpoint) -> None:
         UnexpectedTensor: One is there that the graph would ignore.
         TensorShapeMismatch: One has another shape.
     """
-    expected = expected_shapes(checkpoint.config)
+    expected = checkpoint.config.tensor_shapes()
     names = checkpoint.names()
     if missing := sorted(expected.keys() - names):
         raise MissingTensor(

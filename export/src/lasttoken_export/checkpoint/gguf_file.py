@@ -1,7 +1,7 @@
-"""A GGUF file of the Llama family: quantised or not, one tensor dequantised at a time.
+"""A GGUF file of the decoder families: quantised or not, one tensor dequantised at a time.
 
-llama.cpp permutes the rows of the query and key projections for its own rotary embedding; here the
-permutation is undone.
+For the Llama family llama.cpp permutes the rows of the query and key projections for its own rotary
+embedding; here the permutation is undone.
 
 Source: https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py (``permute``)
 """
@@ -24,6 +24,8 @@ _OUTER = {"token_embd": "embed_tokens", "output_norm": "norm"}
 _INNER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
@@ -70,6 +72,8 @@ class GgufFile:
         self.config = DecoderConfig.from_gguf(
             self._metadata, vocab_size=vocabulary.shape[0] if vocabulary else 0
         )
+        # llama.cpp rotates the Qwen models as Hugging Face does.
+        self._permuted = self._metadata["general.architecture"] == "llama"
 
     def names(self) -> frozenset[str]:
         """See `Checkpoint.names`."""
@@ -87,7 +91,7 @@ class GgufFile:
         if len(data) != stored.bytes:
             raise CorruptFile(f"{self._path} ends within {name!r}; download it again")
         array = _dequantise(data, stored)
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
+        if self._permuted and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = self.config.num_heads if "q_proj" in name else self.config.num_kv_heads
             return unpermute(array, heads)
         return array

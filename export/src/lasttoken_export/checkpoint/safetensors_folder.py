@@ -16,8 +16,8 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from lasttoken_export.architectures import read_config
 from lasttoken_export.checkpoint.base import canonical_name
-from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import (
     CorruptFile,
     InvalidCheckpoint,
@@ -51,7 +51,7 @@ class SafetensorsFolder:
         self.location = location or str(folder)
         self.revision = revision
         self._folder = folder
-        self.config = DecoderConfig.from_hugging_face(self._read_json("config.json"))
+        self.config = read_config(self._read_json("config.json"))
         self._files: dict[str, tuple[Path, str]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._promised: dict[str, str] = {}  # by the index: tensor to shard

@@ -1,4 +1,4 @@
-"""Causal self-attention of packed tokens, over gathered rows.
+"""Self-attention of packed tokens, causal or not, over gathered rows.
 
 Rotary embedding runs on the packed tokens. Queries, keys and values are then gathered to
 ``[B, S, heads * head_dim]``, so that no attention cell crosses two rows and a row's arithmetic is
@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lasttoken_export.graph.builder import GraphBuilder
-from lasttoken_export.graph.packed_rows import PackedRows
+from lasttoken_export.graph.packed_rows import PackedRows, build_slot_mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,37 +41,16 @@ def rotary_cache_arrays(
     return np.cos(angles), np.sin(angles)
 
 
-def build_attention(
+def build_rotary(
     graph: GraphBuilder,
-    fused_qkv: ir.Value,
+    queries_keys: ir.Value,
     rows: PackedRows,
     rotary: RotaryCaches,
     *,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
+    heads: int,
 ) -> ir.Value:
-    """Record attention.
-
-    Args:
-        graph: Graph under construction.
-        fused_qkv: ``[T, (num_heads + 2 * num_kv_heads) * head_dim]``, queries first, then keys,
-            then values.
-        rows: The batch's indices.
-        rotary: The caches.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads; divides ``num_heads``.
-        head_dim: Elements a head.
-
-    Returns:
-        ``[T, num_heads * head_dim]``.
-    """
-    q_size, kv_size = num_heads * head_dim, num_kv_heads * head_dim
+    """Rotate ``queries_keys [T, heads * head_dim]``: neighbours, so one operator does both."""
     axis_0 = graph.constant(np.asarray([0], np.int64))
-    queries_keys, values = graph.split(
-        fused_qkv, [q_size + kv_size, kv_size], ["queries_keys", "values"]
-    )
-    # Queries and keys are neighbours, so one operator rotates the heads of both.
     rotated = graph.op(
         "RotaryEmbedding",
         [
@@ -81,21 +60,72 @@ def build_attention(
             rows.positions,
         ],
         "rotary",
-        {"num_heads": num_heads + num_kv_heads},
+        {"num_heads": heads},
     )
-    rotated = graph.op("Squeeze", [rotated, axis_0], "rotated")  # [T, q_size + kv_size]
-    gathered = graph.op("Gather", [rotated, rows.token_of_slot], "queries_keys_rows", {"axis": 0})
+    return graph.op("Squeeze", [rotated, axis_0], "rotated")
+
+
+def build_key_mask(graph: GraphBuilder, rows: PackedRows) -> ir.Value:
+    """Record which keys a bidirectional query may see: ``[B, 1, S, S]`` bool, one for all layers.
+
+    ONNX Runtime's Attention wants the axis of the queries in full.
+    """
+    slot_mask = build_slot_mask(graph, rows)
+    with graph.scope("packed_rows"):
+        one = graph.constant(np.asarray([1], np.int64))
+        by_key = graph.op(
+            "Unsqueeze",
+            [slot_mask, graph.constant(np.asarray([1, 2], np.int64))],
+            "key_mask_4d",
+        )  # [B, 1, 1, S]
+        shape = graph.op("Concat", [one, one, rows.slot_count, one], "query_axis", {"axis": 0})
+        return graph.op("Expand", [by_key, shape], "key_mask")
+
+
+def build_attention(
+    graph: GraphBuilder,
+    queries_keys: ir.Value,
+    values: ir.Value,
+    rows: PackedRows,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    key_mask: ir.Value | None = None,
+) -> ir.Value:
+    """Record attention.
+
+    Args:
+        graph: Graph under construction.
+        queries_keys: ``[T, (num_heads + num_kv_heads) * head_dim]``, rotated where the model does.
+        values: ``[T, num_kv_heads * head_dim]``.
+        rows: The batch's indices.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads; divides ``num_heads``.
+        head_dim: Elements a head.
+        key_mask: Of `build_key_mask` for bidirectional attention; None for causal attention.
+
+    Returns:
+        ``[T, num_heads * head_dim]``.
+    """
+    q_size, kv_size = num_heads * head_dim, num_kv_heads * head_dim
+    gathered = graph.op(
+        "Gather", [queries_keys, rows.token_of_slot], "queries_keys_rows", {"axis": 0}
+    )
     query_rows, key_rows = graph.split(gathered, [q_size, kv_size], ["query_rows", "key_rows"])
     value_rows = graph.op("Gather", [values, rows.token_of_slot], "value_rows", {"axis": 0})
+    inputs: list[ir.Value | None] = [query_rows, key_rows, value_rows]
+    if key_mask is not None:
+        inputs.append(key_mask)
     attended = graph.op(
         "Attention",
-        [query_rows, key_rows, value_rows],
+        inputs,
         "attention",
         {
             "q_num_heads": num_heads,
             "kv_num_heads": num_kv_heads,
             "scale": 1.0 / math.sqrt(head_dim),
-            "is_causal": 1,
+            "is_causal": int(key_mask is None),
         },
     )  # [B, S, q_size]
     flat = graph.op(

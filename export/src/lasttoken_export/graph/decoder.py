@@ -1,7 +1,7 @@
-"""The packed graph of the Mistral/Llama family: pre-norm decoder, rotary, grouped queries, SwiGLU.
+"""Packed graph of the decoders: pre-norm, rotary, grouped queries, SwiGLU.
 
-``build_decoder`` needs a checkpoint's configuration and a way to read one tensor; it reads nothing
-itself. Every token-wise operator runs on the packed tokens ``[T, hidden]``.
+Mistral and Llama; Qwen2 adds biases to queries, keys and values; Qwen3 normalises each of their
+heads. Every token-wise operator runs on the packed tokens ``[T, hidden]``.
 """
 
 from __future__ import annotations
@@ -14,85 +14,84 @@ from numpy.typing import NDArray
 
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.decoder_config import DecoderConfig
-from lasttoken_export.graph.attention import RotaryCaches, build_attention, rotary_cache_arrays
-from lasttoken_export.graph.builder import GraphBuilder
-from lasttoken_export.graph.packed_rows import PackedRows, build_packed_rows
-from lasttoken_export.graph.pooling import build_l2_normalize, build_last_token
+from lasttoken_export.graph.attention import (
+    RotaryCaches,
+    build_attention,
+    build_key_mask,
+    build_rotary,
+)
+from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
+from lasttoken_export.graph.packed_rows import PackedRows
 
-FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
-    "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
-    "fp16": (ir.DataType.FLOAT16, np.dtype(np.float16)),
-}
 
+class DecoderGraph(PackedGraph):
+    """See `PackedGraph`."""
 
-class DecoderGraph:
-    """Builds the graph of one checkpoint in one precision."""
-
-    def __init__(self, checkpoint: Checkpoint, *, precision: str) -> None:
-        self._checkpoint = checkpoint
+    def __init__(
+        self, checkpoint: Checkpoint, *, precision: str, contract: EmbeddingContract | None = None
+    ) -> None:
+        super().__init__(checkpoint, precision=precision, contract=contract)
+        assert isinstance(checkpoint.config, DecoderConfig)
         self._config: DecoderConfig = checkpoint.config
-        self._dtype, self._numpy_dtype = FLOAT_TYPES[precision]
-        self._graph = GraphBuilder("packed_decoder")
 
-    def build(self, *, rotary_positions: int, version: str) -> ir.Model:
-        """Return the model; its weights are read only when it is saved.
-
-        Args:
-            rotary_positions: Rows of the cos/sin caches. ONNX Runtime refuses a run whose packed
-                token count exceeds them, whatever the positions, so this bounds a batch's tokens.
-            version: Recorded as the producer's version.
-
-        Returns:
-            Inputs ``input_ids [tokens] int32``, ``row_lengths [rows] int32``,
-            ``slots [longest_row] int32`` (only its shape counts); output
-            ``embedding [rows, hidden] float32``, L2-normalised.
-        """
+    def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
         graph, config = self._graph, self._config
-        input_ids = graph.input("input_ids", ir.DataType.INT32, ["tokens"])
-        row_lengths = graph.input("row_lengths", ir.DataType.INT32, ["rows"])
-        slots = graph.input("slots", ir.DataType.INT32, ["longest_row"])
-        rows = build_packed_rows(graph, input_ids, row_lengths, slots)
-        rotary = self._rotary_caches(rotary_positions)
-
+        rotary = self._rotary_caches(
+            theta=config.rope_theta, head_dim=config.head_dim, positions=rotary_positions
+        )
+        causal = self._contract.attention == "causal"
+        key_mask = None if causal else build_key_mask(graph, rows)
         embeddings = self._tensor("embed_tokens.weight", (config.vocab_size, config.hidden_size))
         hidden = graph.op("Gather", [embeddings, input_ids], "token_embeddings", {"axis": 0})
         for index in range(config.num_layers):
             with graph.scope(f"layers.{index}"):
-                hidden = self._layer(index, hidden, rows, rotary)
-        pooled = build_last_token(graph, hidden, rows)  # before the norm: B rows of it, not T
-        pooled = self._norm("norm", pooled)
-        embedding = build_l2_normalize(graph, pooled, "embedding")
-        embedding.shape = ir.Shape(["rows", config.hidden_size])
-        return graph.model([embedding], producer="lasttoken-export", version=version)
+                hidden = self._attention_block(index, hidden, rows, rotary, key_mask)
+                hidden = self._mlp_block(index, hidden)
+        return hidden
 
-    def _layer(
-        self, index: int, hidden: ir.Value, rows: PackedRows, rotary: RotaryCaches
+    def _final_norm(self, hidden: ir.Value) -> ir.Value:
+        return self._rms_norm("norm", hidden)
+
+    def _attention_block(
+        self,
+        index: int,
+        hidden: ir.Value,
+        rows: PackedRows,
+        rotary: RotaryCaches,
+        key_mask: ir.Value | None,
     ) -> ir.Value:
         graph, config, prefix = self._graph, self._config, f"layers.{index}"
-        q_size = config.num_heads * config.head_dim
-        kv_size = config.num_kv_heads * config.head_dim
-
-        normed = self._norm(f"{prefix}.input_layernorm", hidden)
+        q_size, kv_size = config.queries_size, config.keys_size
+        normed = self._rms_norm(f"{prefix}.input_layernorm", hidden)
         qkv = self._linear(
             [(f"{prefix}.self_attn.{part}_proj", size)
              for part, size in (("q", q_size), ("k", kv_size), ("v", kv_size))],
-            normed, config.hidden_size, f"{prefix}.self_attn.qkv_proj",
+            normed, config.hidden_size, f"{prefix}.self_attn.qkv_proj", bias=config.qkv_bias,
         )  # fmt: skip
+        queries_keys, values = graph.split(
+            qkv, [q_size + kv_size, kv_size], ["queries_keys", "values"]
+        )
+        if config.qk_norm:
+            queries_keys = self._norm_heads(f"{prefix}.self_attn", queries_keys)
+        heads = config.num_heads + config.num_kv_heads
         attended = build_attention(
             graph,
-            qkv,
+            build_rotary(graph, queries_keys, rows, rotary, heads=heads),
+            values,
             rows,
-            rotary,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
+            key_mask=key_mask,
         )
         projected = self._linear(
             [(f"{prefix}.self_attn.o_proj", config.hidden_size)], attended, q_size
         )
-        hidden = graph.op("Add", [hidden, projected], "attention_residual")
+        return graph.op("Add", [hidden, projected], "attention_residual")
 
-        normed = self._norm(f"{prefix}.post_attention_layernorm", hidden)
+    def _mlp_block(self, index: int, hidden: ir.Value) -> ir.Value:
+        graph, config, prefix = self._graph, self._config, f"layers.{index}"
+        normed = self._rms_norm(f"{prefix}.post_attention_layernorm", hidden)
         gate_up = self._linear(
             [(f"{prefix}.mlp.{part}_proj", config.intermediate_size) for part in ("gate", "up")],
             normed, config.hidden_size, f"{prefix}.mlp.gate_up_proj",
@@ -105,53 +104,37 @@ class DecoderGraph:
         )
         return graph.op("Add", [hidden, down], "mlp_residual")
 
-    def _linear(
-        self,
-        parts: list[tuple[str, int]],
-        value: ir.Value,
-        in_features: int,
-        name: str | None = None,
-    ) -> ir.Value:
-        """Multiply by the weights of one or several linear layers, side by side."""
-        name = name or parts[0][0]
+    def _norm_heads(self, prefix: str, queries_keys: ir.Value) -> ir.Value:
+        """Normalise each head of queries and keys; its weights differ, so they come behind."""
+        graph, config = self._graph, self._config
+        heads, head_dim = (config.num_heads, config.num_kv_heads), config.head_dim
 
         def read() -> NDArray[Any]:
-            fused = np.empty((in_features, sum(size for _, size in parts)), self._numpy_dtype)
-            column = 0
-            for part, size in parts:
-                fused[:, column : column + size] = self._checkpoint.read(f"{part}.weight").T
-                column += size
-            return fused
+            weight = np.empty((sum(heads), head_dim), self._numpy_dtype)
+            weight[: heads[0]] = self._checkpoint.read(f"{prefix}.q_norm.weight")
+            weight[heads[0] :] = self._checkpoint.read(f"{prefix}.k_norm.weight")
+            return weight
 
-        shape = (in_features, sum(size for _, size in parts))
-        weight = self._graph.weight(f"{name}.weight", shape, self._dtype, read)
-        return self._graph.op("MatMul", [value, weight], name.rpartition(".")[2])
+        by_head = graph.op(
+            "Reshape",
+            [queries_keys, graph.constant(np.asarray([-1, sum(heads), head_dim], np.int64))],
+            "queries_keys_heads",
+        )
+        normed = graph.op(
+            "RMSNormalization",
+            [by_head, self._constant(np.ones(head_dim))],
+            "queries_keys_norm",
+            {"axis": -1, "epsilon": config.rms_norm_eps, "stash_type": 1},
+        )
+        weight = graph.weight(f"{prefix}.qk_norm.weight", (sum(heads), head_dim), self._dtype, read)
+        weighted = graph.op("Mul", [normed, weight], "queries_keys_weighted")
+        flat = graph.constant(np.asarray([-1, sum(heads) * head_dim], np.int64))
+        return graph.op("Reshape", [weighted, flat], "queries_keys_normed")
 
-    def _norm(self, name: str, value: ir.Value) -> ir.Value:
+    def _rms_norm(self, name: str, value: ir.Value) -> ir.Value:
         return self._graph.op(
             "RMSNormalization",
             [value, self._tensor(f"{name}.weight", (self._config.hidden_size,))],
             name.rpartition(".")[2],
             {"axis": -1, "epsilon": self._config.rms_norm_eps, "stash_type": 1},
         )
-
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> ir.Value:
-        def read() -> NDArray[Any]:
-            return self._checkpoint.read(name).astype(self._numpy_dtype, copy=False)
-
-        return self._graph.weight(name, shape, self._dtype, read)
-
-    def _rotary_caches(self, positions: int) -> RotaryCaches:
-        config = self._config
-
-        def cache(which: int, name: str) -> ir.Value:
-            def read() -> NDArray[Any]:
-                arrays = rotary_cache_arrays(
-                    theta=config.rope_theta, head_dim=config.head_dim, positions=positions
-                )
-                return arrays[which].astype(self._numpy_dtype)
-
-            shape = (positions, config.head_dim // 2)
-            return self._graph.weight(f"rotary.{name}", shape, self._dtype, read)
-
-        return RotaryCaches(cos=cache(0, "cos"), sin=cache(1, "sin"))

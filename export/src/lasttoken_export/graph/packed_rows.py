@@ -23,16 +23,24 @@ class PackedRows:
     """Indices of one batch, all int64.
 
     Attributes:
+        lengths: ``[B]`` length of each row.
         positions: ``[1, T]`` position of each token in its row, from 0.
+        first_tokens: ``[B]`` packed index of each row's first token.
         last_tokens: ``[B]`` packed index of each row's last token.
         token_of_slot: ``[B, S]`` packed index of the token shown in each slot.
         slot_of_token: ``[T]`` index of each token's slot in the flattened ``[B * S]``.
+        slot_numbers: ``[S]`` 0, 1, ...
+        slot_count: ``[1]`` S.
     """
 
+    lengths: ir.Value
     positions: ir.Value
+    first_tokens: ir.Value
     last_tokens: ir.Value
     token_of_slot: ir.Value
     slot_of_token: ir.Value
+    slot_numbers: ir.Value
+    slot_count: ir.Value
 
 
 def build_packed_rows(
@@ -96,8 +104,20 @@ def build_packed_rows(
             "token_of_slot",
         )  # [B, S]
         return PackedRows(
+            lengths=lengths,
+            first_tokens=starts,
+            slot_numbers=slot_numbers,
+            slot_count=slot_count,
             positions=graph.op("Unsqueeze", [position, axis_0], "positions"),
             last_tokens=last_tokens,
             token_of_slot=token_of_slot,
             slot_of_token=slot_of_token,
         )
+
+
+def build_slot_mask(graph: GraphBuilder, rows: PackedRows) -> ir.Value:
+    """Record which slots hold a token of their row: ``[B, S]`` bool."""
+    with graph.scope("packed_rows"):
+        axis_1 = graph.constant(np.asarray([1], np.int64))
+        length_column = graph.op("Unsqueeze", [rows.lengths, axis_1], "length_column")
+        return graph.op("Less", [rows.slot_numbers, length_column], "slot_mask")

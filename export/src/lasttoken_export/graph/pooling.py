@@ -1,4 +1,4 @@
-"""The head: last-token pooling, final norm, L2 normalisation in float32."""
+"""The head: pooling by last token, first token or mean, and L2 normalisation in float32."""
 
 from __future__ import annotations
 
@@ -15,6 +15,50 @@ SQUARED_NORM_FLOOR = 1e-24
 def build_last_token(graph: GraphBuilder, hidden: ir.Value, rows: PackedRows) -> ir.Value:
     """Gather each row's last token: ``hidden [T, D]`` to ``[B, D]``."""
     return graph.op("Gather", [hidden, rows.last_tokens], "last_token", {"axis": 0})
+
+
+def build_first_token(graph: GraphBuilder, hidden: ir.Value, rows: PackedRows) -> ir.Value:
+    """Gather each row's first token, the CLS: ``hidden [T, D]`` to ``[B, D]``."""
+    return graph.op("Gather", [hidden, rows.first_tokens], "first_token", {"axis": 0})
+
+
+def build_mean(graph: GraphBuilder, hidden: ir.Value, rows: PackedRows) -> ir.Value:
+    """Average each row's tokens in float32: ``hidden [T, D]`` to ``[B, D]``.
+
+    The sum is the running sum over the row's slots at its last token. It adds one token after the
+    other, so it is bitwise the same whatever the longest row is; ONNX Runtime's ReduceSum and
+    MatMul group their terms by the number of slots.
+    """
+    with graph.scope("mean"):
+        axis_1 = graph.constant(np.asarray([1], np.int64))
+        single = graph.op("Cast", [hidden], "float32", {"to": ir.DataType.FLOAT})
+        gathered = graph.op("Gather", [single, rows.token_of_slot], "rows", {"axis": 0})
+        slot_axis = graph.constant(np.asarray(1, np.int64))
+        running = graph.op("CumSum", [gathered, slot_axis], "running_sum")  # [B, S, D]
+        size = graph.op("Shape", [single], "size", {"start": 1})
+        any_rows = graph.constant(np.asarray([-1], np.int64))
+        flat_shape = graph.op("Concat", [any_rows, size], "flat_shape", {"axis": 0})
+        flat = graph.op("Reshape", [running, flat_shape], "running_sum_slots")  # [B * S, D]
+        last_slots = graph.op("Gather", [rows.slot_of_token, rows.last_tokens], "last_slots")
+        summed = graph.op("Gather", [flat, last_slots], "sum", {"axis": 0})
+        lengths = graph.op("Cast", [rows.lengths], "lengths", {"to": ir.DataType.FLOAT})
+        return graph.op("Div", [summed, graph.op("Unsqueeze", [lengths, axis_1], "count")], "mean")
+
+
+POOLINGS = {"last_token": build_last_token, "cls": build_first_token, "mean": build_mean}
+"""By the name in the catalogue."""
+
+
+def build_layer_norm(graph: GraphBuilder, pooled: ir.Value, *, dimensions: int) -> ir.Value:
+    """Normalise ``pooled [B, D]`` to mean 0 and variance 1 in float32, without weights.
+
+    Source: model card of nomic-ai/nomic-embed-text-v1.5.
+    """
+    single = graph.op("Cast", [pooled], "pooled_float32", {"to": ir.DataType.FLOAT})
+    ones = graph.constant(np.ones(dimensions, np.float32))
+    return graph.op(
+        "LayerNormalization", [single, ones], "pooled_layer_norm", {"axis": -1, "epsilon": 1e-5}
+    )
 
 
 def build_l2_normalize(graph: GraphBuilder, pooled: ir.Value, name: str) -> ir.Value:

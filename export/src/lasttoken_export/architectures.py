@@ -1,0 +1,41 @@
+"""The known architectures: which configuration and which graph belong to a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lasttoken_export import decoder_config, encoder_config
+from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.encoder_config import EncoderConfig
+from lasttoken_export.errors import UnsupportedArchitecture
+
+ModelConfig = DecoderConfig | EncoderConfig
+
+
+def read_config(config: Mapping[str, Any]) -> ModelConfig:
+    """Read config.json of any known architecture.
+
+    Raises:
+        UnsupportedModel: The architecture or a setting is not implemented.
+        InvalidCheckpoint: A setting is missing or malformed.
+    """
+    architecture = (config.get("architectures") or ["(none)"])[0]
+    if architecture in encoder_config.ARCHITECTURES:
+        return EncoderConfig.from_hugging_face(config)
+    if architecture in decoder_config.ARCHITECTURES:
+        return DecoderConfig.from_hugging_face(config)
+    known = decoder_config.ARCHITECTURES + encoder_config.ARCHITECTURES
+    raise UnsupportedArchitecture(
+        f"config.json names the architecture {architecture!r}; known are {', '.join(known)}"
+    )
+
+
+def attention_cell_cost(config: ModelConfig) -> float:
+    """Arithmetic of one attention cell over that of one token.
+
+    A token costs 2 operations an element of the layers' matrices; a cell 4 an element of the heads
+    (product of query and key, and of probability and value).
+    """
+    matrices = [shape for shape in config.layer_shapes().values() if len(shape) == 2]
+    return 4 * config.queries_size / (2 * sum(rows * columns for rows, columns in matrices))
