@@ -54,6 +54,9 @@ class CatalogueEntry:
         precisions: Precisions in which its activations stay in range.
         tokenizer: Contents of contract.json, validated by the server's own code at export.
         quality: Published figures, each with its source.
+        golden_scores: Scores published for example texts: ``source``, ``query_prompt_name``,
+            ``queries``, ``passages`` and ``scores`` ``[queries, passages]``, cosines times 100;
+            None where there are none.
         notes: What a reader of the file should know.
 
     Raises:
@@ -71,6 +74,7 @@ class CatalogueEntry:
     precisions: tuple[str, ...]
     tokenizer: Mapping[str, Any]
     quality: tuple[Mapping[str, Any], ...]
+    golden_scores: Mapping[str, Any] | None
     notes: str
 
     def __post_init__(self) -> None:

@@ -1,5 +1,8 @@
 """The command ``lasttoken-export``: results to stdout, progress to stderr.
 
+``lasttoken-export MODEL`` exports; ``lasttoken-export verify MODEL --golden`` compares an export
+with published scores.
+
 Exit codes: 0 exported, 1 refused or failed, 2 wrong usage, 130 interrupted. Environment:
 LASTTOKEN_CACHE is the folder of packaged weights (``~/.cache/lasttoken``).
 """
@@ -19,17 +22,22 @@ from tqdm import tqdm
 
 from lasttoken_export._version import __version__
 from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
-from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.catalogue import entry as catalogue_entry
+from lasttoken_export.checkpoint import Checkpoint, SafetensorsFolder, open_checkpoint
 from lasttoken_export.errors import ExportError, InvalidOption
 from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, export_model
+from lasttoken_export.folder_contract import entry_of_folder
+from lasttoken_export.golden_scores import check_golden_scores
 from lasttoken_export.graph.packed_graph import FLOAT_TYPES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verify = words[:1] == ["verify"]
+    options = _verify_parser().parse_args(words[1:]) if verify else _parser().parse_args(words)
     try:
-        return _export(options)
+        return _verify(options) if verify else _export(options)
     except InvalidOption as error:
         print(f"lasttoken-export: {error}", file=sys.stderr)
         return 2
@@ -74,13 +82,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> int:
-    entry = find_entry(options.model, options.like)
     cache = os.environ.get("LASTTOKEN_CACHE")
+    known = load_catalogue().get(options.model)
     checkpoint = open_checkpoint(
-        entry.source if options.model in load_catalogue() else options.model,
+        known.source if known else options.model,
         revision=options.revision,
         cache_folder=Path(cache) if cache else None,
     )
+    entry = find_entry(options.model, options.like, checkpoint)
     note = f" ({entry.licence.note})" if entry.licence.note else ""
     print(f"{entry.name}: licence {entry.licence.id}{note}", file=sys.stderr)
     with _progress_bar() as on_bytes:
@@ -103,15 +112,39 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def find_entry(model: str, like: str | None) -> CatalogueEntry:
-    """Return the catalogue entry that decides how a model is served.
+def _verify_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lasttoken-export verify",
+        description="Compare an exported model with the scores that its authors published.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="catalogue name")
+    parser.add_argument("--golden", action="store_true", required=True,
+                        help="the scores of the model card's example texts")  # fmt: skip
+    parser.add_argument("--repository", type=Path, required=True, metavar="DIR",
+                        help="Triton model repository that holds it")  # fmt: skip
+    parser.add_argument("--name", metavar="TRITON_NAME", help="name of the ensemble (the model's)")
+    return parser
+
+
+def _verify(options: argparse.Namespace) -> int:
+    entry = catalogue_entry(options.model)
+    report = check_golden_scores(options.repository, entry, triton_name=options.name)
+    print(json.dumps(asdict(report), indent=1))
+    return 0
+
+
+def find_entry(model: str, like: str | None, checkpoint: Checkpoint) -> CatalogueEntry:
+    """Return the entry that decides how a model is served.
 
     Args:
         model: Catalogue name, hub id, folder or file.
         like: Name of an entry, or None.
+        checkpoint: The opened model; its own files decide where the catalogue has no entry.
 
     Raises:
-        InvalidOption: Neither names an entry.
+        InvalidOption: Nothing says how the model is served.
+        AmbiguousModel: Its files do not say it clearly.
     """
     catalogue = load_catalogue()
     by_hub_id = {
@@ -120,12 +153,14 @@ def find_entry(model: str, like: str | None) -> CatalogueEntry:
         if entry.source.get("kind") == "hub"
     }
     found = catalogue.get(like) if like else catalogue.get(model) or by_hub_id.get(model)
-    if found is None:
-        raise InvalidOption(
-            f"{like or model!r} is not in the catalogue; say which model's tokenizer contract and "
-            f"prompts it is served by: --like with one of {', '.join(sorted(catalogue))}"
-        )
-    return found
+    if found is not None:
+        return found
+    if like is None and isinstance(checkpoint, SafetensorsFolder):
+        return entry_of_folder(checkpoint.folder, checkpoint)
+    raise InvalidOption(
+        f"{like or model!r} is not in the catalogue; say which model's tokenizer contract and "
+        f"prompts it is served by: --like with one of {', '.join(sorted(catalogue))}"
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ ExportError
 │   ├── UnsupportedArchitecture
 │   ├── UnsupportedRopeScaling
 │   └── UnsupportedTokenizer
+├── AmbiguousModel                its files leave open how a text becomes a vector
 ├── MaxLengthBeyondModel          longer than the sliding window or the positions
 ├── InvalidCheckpoint             the files are not a whole checkpoint
 │   ├── CorruptFile               truncated, or not of its format
@@ -53,6 +54,10 @@ class UnsupportedRopeScaling(UnsupportedModel):
 
 class UnsupportedTokenizer(UnsupportedModel):
     """The tokenizer cannot be rebuilt exactly."""
+
+
+class AmbiguousModel(ExportError):
+    """A model's files leave open how a text becomes a vector."""
 
 
 class MaxLengthBeyondModel(ExportError):

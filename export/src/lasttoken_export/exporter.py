@@ -23,7 +23,7 @@ from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_sources import ENCODER, ENSEMBLE, TOKENIZER
 from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
 from lasttoken_export.server_modules import server_module
-from lasttoken_export.verification import check_graph
+from lasttoken_export.verification import check_graph, check_weights, fits_into_memory
 
 RUNTIMES = {"onnxruntime": "onnxruntime-cpu", "onnxruntime-cuda": "onnxruntime-cuda"}
 """Names of the command line and of the encoder's parameter ``runtime``."""
@@ -151,14 +151,25 @@ def export_model(
         _check_tokenizer(writer)
         graph_file = writer.version_folder(ENCODER) / "encoder.onnx"
         _save_graph(graph, graph_file, weight_bytes, on_bytes)
-        checks = asdict(
+        first_layer = model_graph(
+            checkpoint, precision=options.precision, contract=contract, num_layers=1
+        ).build(rotary_positions=max_batch_tokens, version=__version__)
+        checks = {"weight_bytes_compared": check_weights(graph_file, first_layer)}
+        checked_file, layers = graph_file, config.num_layers
+        if not fits_into_memory(weight_bytes):
+            checked_file, layers = graph_file.with_name("first_layer.onnx"), 1
+            ir.save(first_layer, checked_file)
+        checks |= asdict(
             check_graph(
-                graph_file,
+                checked_file,
+                layers=layers,
                 dimensions=config.hidden_size,
                 vocab_size=config.vocab_size,
                 max_length=max_length,
             )
         )
+        if checked_file != graph_file:
+            checked_file.unlink()
         files = [*tokenizer_files, graph_file, graph_file.with_name("encoder.onnx.data")]
         card = Card(
             model=entry.name,

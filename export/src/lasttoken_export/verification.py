@@ -1,4 +1,8 @@
-"""Checks of an exported model with the code that will serve it: tokens, norms, batch invariance."""
+"""Checks of a written graph: its weights against the checkpoint, and its vectors as served.
+
+A model that does not fit into memory is run with its first layer only: the same graph otherwise, on
+the same file of weights.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import psutil
 from numpy.typing import NDArray
 
 from lasttoken_export.errors import VerificationFailed
@@ -22,23 +28,66 @@ class GraphChecks:
     """What the graph was found to do.
 
     Attributes:
+        layers_run: Layers of the graph that was run.
         rows: Rows computed alone and in company.
         bitwise_batch_invariant: Whether each row's vector was the same to the last bit.
         largest_batch_difference: Largest difference of an element between the two.
         largest_norm_error: Largest distance of a vector's L2 norm from 1.
     """
 
+    layers_run: int
     rows: int
     bitwise_batch_invariant: bool
     largest_batch_difference: float
     largest_norm_error: float
 
 
-def check_graph(graph: Path, *, dimensions: int, vocab_size: int, max_length: int) -> GraphChecks:
+def check_weights(graph: Path, first_layer: ir.Model) -> int:
+    """Compare the written weights of the first layer, bit for bit, with those of the checkpoint.
+
+    Args:
+        graph: Path of encoder.onnx.
+        first_layer: The same graph with one layer, its weights not read yet; from here on they are
+            those of the written file.
+
+    Returns:
+        Bytes compared.
+
+    Raises:
+        VerificationFailed: A weight is missing, or not the checkpoint's.
+    """
+    written = ir.load(graph).graph.initializers
+    compared = 0
+    for name, value in first_layer.graph.initializers.items():
+        expected = value.const_value
+        if not isinstance(expected, ir.LazyTensor):
+            continue  # a constant of the graph's own
+        found = written[name].const_value if name in written else None
+        if found is None or found.dtype != expected.dtype or found.shape != expected.shape:
+            raise VerificationFailed(f"{graph.name} lacks the weight {name!r}, or misshapes it")
+        array = found.numpy()
+        if not np.array_equal(array.view(np.uint8), expected.numpy().view(np.uint8)):
+            raise VerificationFailed(
+                f"{name!r} in {graph.name}.data is not the checkpoint's; is the disk sound?"
+            )
+        value.const_value = found
+        compared += array.nbytes
+    return compared
+
+
+def fits_into_memory(weight_bytes: int) -> bool:
+    """Whether ONNX Runtime can hold a graph: half precision is widened, and folded beside it."""
+    return 3 * weight_bytes < psutil.virtual_memory().available
+
+
+def check_graph(
+    graph: Path, *, layers: int, dimensions: int, vocab_size: int, max_length: int
+) -> GraphChecks:
     """Run the written graph on ONNX Runtime's CPU provider, rows alone and packed.
 
     Args:
         graph: Path of encoder.onnx.
+        layers: Layers that it has, for the record.
         dimensions: Elements that a vector must have.
         vocab_size: Token ids are drawn below this, with a fixed seed.
         max_length: Longer rows are left out.
@@ -66,6 +115,7 @@ def check_graph(graph: Path, *, dimensions: int, vocab_size: int, max_length: in
     for packing in _PACKINGS:
         packed[list(packing)] = _encode(engine, [rows[index] for index in packing])
     checks = GraphChecks(
+        layers_run=layers,
         rows=len(rows),
         bitwise_batch_invariant=bool(np.array_equal(alone, packed)),
         largest_batch_difference=float(np.abs(alone - packed).max()),

@@ -18,7 +18,8 @@ from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.errors import ExportError
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_perf.bench import BenchOptions, run_bench, table
-from lasttoken_perf.errors import PerfError
+from lasttoken_perf.errors import MemoryBarMissed, PerfError
+from lasttoken_perf.export_bench import run_export_bench
 from lasttoken_perf.soak import SoakOptions, run_soak
 
 
@@ -50,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     soak = _command(commands, "soak", _soak, "concurrent clients, random cancels and deadlines")
     soak.add_argument("--requests", type=int, default=10_000, help="requests in all")
     soak.add_argument("--clients", type=int, default=64, help="requests at a time")
+
+    export = _command(commands, "export", _export, "export of a full-size random checkpoint")
+    export.add_argument(
+        "--folder", type=Path, default=Path("build/bench-export"),
+        help="work folder, removed in the end; 32 GB (%(default)s)",
+    )  # fmt: skip
     return parser
 
 
@@ -93,6 +100,17 @@ def _soak(options: argparse.Namespace) -> dict[str, Any]:
                 say=_say,
             )
     print(json.dumps(result, indent=1))
+    return result
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    result = run_export_bench(options.folder, cache_folder=_cache_folder(), say=_say)
+    print(json.dumps(result, indent=1))
+    if result["peak_memory_bytes"] > result["peak_memory_bar_bytes"]:
+        raise MemoryBarMissed(
+            f"the export took {result['peak_memory_bytes'] / 1e9:.2f} GB, the bar is "
+            f"{result['peak_memory_bar_bytes'] / 1e9:.2f} GB"
+        )
     return result
 
 

@@ -18,3 +18,11 @@ class PeerFailed(PerfError):
 
 class WrongAnswer(PerfError):
     """Vectors have the wrong shape or norm, or do not agree with the reference."""
+
+
+class NotEnoughRoom(PerfError):
+    """The disk has too little room for what is measured."""
+
+
+class MemoryBarMissed(PerfError):
+    """An export took more memory than it may."""

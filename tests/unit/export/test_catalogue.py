@@ -17,6 +17,7 @@ DATA = {
     "precisions": ["fp32"],
     "tokenizer": {"model": "tiny", "max_length": 7},
     "quality": [],
+    "golden_scores": None,
     "notes": "",
 }
 

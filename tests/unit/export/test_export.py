@@ -1,5 +1,6 @@
 """Whole exports of tiny checkpoints: what is written, and what is left when one fails."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -44,6 +45,7 @@ def make_entry(**changes):
             "precisions": ["fp32", "fp16"],
             "tokenizer": tokenizer,
             "quality": [],
+            "golden_scores": None,
             "notes": "",
         }
     )
@@ -106,6 +108,42 @@ def test_the_written_weights_are_the_checkpoints(folder, tmp_path):
     parts = [weights[f"layers.1.self_attn.{part}_proj.weight"].T for part in "qkv"]
     np.testing.assert_array_equal(fused, np.concatenate(parts, axis=1))
     np.testing.assert_array_equal(written["norm.weight"], weights["norm.weight"])
+
+
+def test_a_model_beyond_memory_is_run_with_its_first_layer(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporter, "fits_into_memory", lambda weight_bytes: False)
+    export(folder, tmp_path / "repository")
+    card = json.loads((tmp_path / "repository/small/1/card.json").read_text())
+    assert card["checks"]["layers_run"] == 1
+    assert card["checks"]["bitwise_batch_invariant"] is True
+    assert card["checks"]["weight_bytes_compared"] > 10_000
+    names = {path.name for path in (tmp_path / "repository/small_encoder/1").iterdir()}
+    assert {"encoder.onnx", "encoder.onnx.data"} <= names
+    assert "first_layer.onnx" not in names
+
+
+def test_a_weight_that_is_not_the_checkpoints_is_found(folder, tmp_path, monkeypatch):
+    save = exporter.ir.save
+
+    def save_with_a_flipped_bit(model, path, **options):
+        save(model, path, **options)
+        data = path.with_name(f"{path.name}.data")
+        content = bytearray(data.read_bytes())
+        weight = tensors(BYTES_CONFIG)["layers.0.mlp.down_proj.weight"].T
+        content[content.index(np.ascontiguousarray(weight).tobytes()) + 5] ^= 1
+        data.write_bytes(content)
+
+    monkeypatch.setattr(exporter.ir, "save", save_with_a_flipped_bit)
+    with pytest.raises(VerificationFailed, match=r"down_proj\.weight' .* is not the checkpoint's"):
+        export(folder, tmp_path / "repository")
+    assert files(tmp_path / "repository") == {}
+
+
+def test_a_precision_that_is_not_safe_is_refused(folder, tmp_path):
+    entry = dataclasses.replace(make_entry(), precisions=("fp32", "bf16"))
+    options = ExportOptions(output=tmp_path / "repository", precision="fp16")
+    with pytest.raises(InvalidOption, match=r"not safe in fp16.*fp32, bf16"):
+        export_model(open_checkpoint(folder), entry, options)
 
 
 def test_a_second_model_joins_and_a_second_export_replaces(folder, tmp_path):

@@ -22,6 +22,10 @@ _FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "modules.json",
+    "*_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
 """Never pickled weights, never code."""
 

@@ -50,7 +50,7 @@ class SafetensorsFolder:
     ) -> None:
         self.location = location or str(folder)
         self.revision = revision
-        self._folder = folder
+        self.folder = folder
         self.config = read_config(self._read_json("config.json"))
         self._files: dict[str, tuple[Path, str]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -82,7 +82,7 @@ class SafetensorsFolder:
 
     def tokenizer_json(self) -> str:
         """See `Checkpoint.tokenizer_json`."""
-        fast, slow = self._folder / "tokenizer.json", self._folder / "tokenizer.model"
+        fast, slow = self.folder / "tokenizer.json", self.folder / "tokenizer.model"
         if fast.is_file():
             return fast.read_text(encoding="utf-8")
         if slow.is_file():
@@ -92,7 +92,7 @@ class SafetensorsFolder:
         )
 
     def _weight_files(self) -> list[Path]:
-        index = self._folder / "model.safetensors.index.json"
+        index = self.folder / "model.safetensors.index.json"
         if index.is_file():
             weight_map = self._read_json(index.name).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
@@ -100,14 +100,14 @@ class SafetensorsFolder:
             names = sorted(set(map(str, weight_map.values())))
             if strays := [name for name in names if Path(name).name != name]:
                 raise CorruptFile(f"{index} names files outside its folder: {strays[0]!r}")
-            if missing := [name for name in names if not (self._folder / name).is_file()]:
+            if missing := [name for name in names if not (self.folder / name).is_file()]:
                 raise InvalidCheckpoint(
                     f"{self.location}: {len(missing)} of {len(names)} shards are missing, the "
                     f"first is {missing[0]!r}; download them"
                 )
             self._promised = {str(name): str(file) for name, file in weight_map.items()}
-            return [self._folder / name for name in names]
-        single = self._folder / "model.safetensors"
+            return [self.folder / name for name in names]
+        single = self.folder / "model.safetensors"
         if single.is_file():
             return [single]
         raise ModelNotFound(
@@ -133,7 +133,7 @@ class SafetensorsFolder:
                 self._shapes[canonical] = tuple(tensor.get_shape())
 
     def _read_json(self, name: str) -> dict[str, Any]:
-        path = self._folder / name
+        path = self.folder / name
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

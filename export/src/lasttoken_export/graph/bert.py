@@ -5,30 +5,28 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.encoder_config import EncoderConfig
 from lasttoken_export.graph.attention import build_attention, build_key_mask
-from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
+from lasttoken_export.graph.packed_graph import PackedGraph
 from lasttoken_export.graph.packed_rows import PackedRows
 
 
 class BertGraph(PackedGraph):
     """See `PackedGraph`."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, precision: str, contract: EmbeddingContract
-    ) -> None:
-        super().__init__(checkpoint, precision=precision, contract=contract)
-        assert isinstance(checkpoint.config, EncoderConfig)
-        self._config: EncoderConfig = checkpoint.config
+    @property
+    def _config(self) -> EncoderConfig:
+        config = self._checkpoint.config
+        assert isinstance(config, EncoderConfig)
+        return config
 
     def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
         del rotary_positions  # positions are learned
-        graph, config = self._graph, self._config
+        graph = self._graph
         key_mask = build_key_mask(graph, rows)
         with graph.scope("embeddings"):
             hidden = self._embeddings(input_ids, rows)
-        for index in range(config.num_layers):
+        for index in range(self._num_layers):
             with graph.scope(f"layers.{index}"):
                 hidden = self._layer(f"encoder.layer.{index}", hidden, rows, key_mask)
         return hidden

@@ -12,7 +12,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.graph.attention import (
     RotaryCaches,
@@ -20,19 +19,18 @@ from lasttoken_export.graph.attention import (
     build_key_mask,
     build_rotary,
 )
-from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
+from lasttoken_export.graph.packed_graph import PackedGraph
 from lasttoken_export.graph.packed_rows import PackedRows
 
 
 class DecoderGraph(PackedGraph):
     """See `PackedGraph`."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, precision: str, contract: EmbeddingContract | None = None
-    ) -> None:
-        super().__init__(checkpoint, precision=precision, contract=contract)
-        assert isinstance(checkpoint.config, DecoderConfig)
-        self._config: DecoderConfig = checkpoint.config
+    @property
+    def _config(self) -> DecoderConfig:
+        config = self._checkpoint.config
+        assert isinstance(config, DecoderConfig)
+        return config
 
     def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
         graph, config = self._graph, self._config
@@ -43,7 +41,7 @@ class DecoderGraph(PackedGraph):
         key_mask = None if causal else build_key_mask(graph, rows)
         embeddings = self._tensor("embed_tokens.weight", (config.vocab_size, config.hidden_size))
         hidden = graph.op("Gather", [embeddings, input_ids], "token_embeddings", {"axis": 0})
-        for index in range(config.num_layers):
+        for index in range(self._num_layers):
             with graph.scope(f"layers.{index}"):
                 hidden = self._attention_block(index, hidden, rows, rotary, key_mask)
                 hidden = self._mlp_block(index, hidden)

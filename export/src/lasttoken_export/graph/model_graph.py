@@ -12,7 +12,11 @@ from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
 
 
 def model_graph(
-    checkpoint: Checkpoint, *, precision: str, contract: EmbeddingContract
+    checkpoint: Checkpoint,
+    *,
+    precision: str,
+    contract: EmbeddingContract,
+    num_layers: int | None = None,
 ) -> PackedGraph:
     """Return the builder of a checkpoint's graph.
 
@@ -20,17 +24,20 @@ def model_graph(
         checkpoint: The weights.
         precision: One of `packed_graph.FLOAT_TYPES`.
         contract: Pooling and attention.
+        num_layers: Only so many of the first layers, for a check; None for all.
 
     Raises:
         UnsupportedArchitecture: The contract asks for causal attention of an encoder.
     """
     config = checkpoint.config
+    kind: type[PackedGraph]
     if isinstance(config, DecoderConfig):
-        return DecoderGraph(checkpoint, precision=precision, contract=contract)
-    if contract.attention != "bidirectional":
+        kind = DecoderGraph
+    elif contract.attention != "bidirectional":
         raise UnsupportedArchitecture(
             f"{config.architecture} attends in both directions; its contract says "
             f"{contract.attention!r}: set attention to 'bidirectional'"
         )
-    kind = NomicBertGraph if config.is_nomic else BertGraph
-    return kind(checkpoint, precision=precision, contract=contract)
+    else:
+        kind = NomicBertGraph if config.is_nomic else BertGraph
+    return kind(checkpoint, precision=precision, contract=contract, num_layers=num_layers)

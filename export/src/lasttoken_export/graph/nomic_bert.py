@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.encoder_config import EncoderConfig
 from lasttoken_export.graph.attention import (
     RotaryCaches,
@@ -13,19 +12,18 @@ from lasttoken_export.graph.attention import (
     build_key_mask,
     build_rotary,
 )
-from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
+from lasttoken_export.graph.packed_graph import PackedGraph
 from lasttoken_export.graph.packed_rows import PackedRows
 
 
 class NomicBertGraph(PackedGraph):
     """See `PackedGraph`."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, precision: str, contract: EmbeddingContract
-    ) -> None:
-        super().__init__(checkpoint, precision=precision, contract=contract)
-        assert isinstance(checkpoint.config, EncoderConfig)
-        self._config: EncoderConfig = checkpoint.config
+    @property
+    def _config(self) -> EncoderConfig:
+        config = self._checkpoint.config
+        assert isinstance(config, EncoderConfig)
+        return config
 
     def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
         graph, config, size = self._graph, self._config, self._config.hidden_size
@@ -43,7 +41,7 @@ class NomicBertGraph(PackedGraph):
             axis_0 = graph.constant(np.asarray([0], np.int64))
             first_type = graph.op("Gather", [types, axis_0], "first_type", {"axis": 0})
             hidden = self._norm("emb_ln", graph.op("Add", [hidden, first_type], "typed"))
-        for index in range(config.num_layers):
+        for index in range(self._num_layers):
             with graph.scope(f"layers.{index}"):
                 hidden = self._layer(f"encoder.layers.{index}", hidden, rows, rotary, key_mask)
         return hidden

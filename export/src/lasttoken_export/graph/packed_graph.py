@@ -45,12 +45,19 @@ class PackedGraph(ABC):
         checkpoint: The weights, read when the graph is saved.
         precision: One of `FLOAT_TYPES`.
         contract: Pooling and attention.
+        num_layers: Only so many of the first layers, for a check; None for all.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, precision: str, contract: EmbeddingContract | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: str,
+        contract: EmbeddingContract | None = None,
+        num_layers: int | None = None,
     ) -> None:
         self._checkpoint = checkpoint
+        self._num_layers = num_layers or checkpoint.config.num_layers
         self._contract = contract or EmbeddingContract()
         self._dtype, self._numpy_dtype = FLOAT_TYPES[precision]
         self._graph = GraphBuilder("packed_embedder")

@@ -1,0 +1,111 @@
+"""The export of a full-size model on random weights of its shape: time, peak memory, bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lasttoken_export.checkpoint import fetch_packaged_files
+from lasttoken_perf.bench import describe_machine
+from lasttoken_perf.errors import NotEnoughRoom, PeerFailed
+from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
+
+PEAK_MEMORY_BAR_BYTES = 3_000_000_000
+_BYTES_NEEDED = 32_000_000_000  # the checkpoint, the graph, and some slack
+_TOKENIZER = {
+    "mistral_common/data/tokenizer.model.v1": (
+        "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055"
+    )
+}
+
+
+def run_export_bench(
+    folder: Path, *, cache_folder: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write the checkpoint, export it in a process of its own, and remove everything again.
+
+    Args:
+        folder: Work folder; created, and removed in the end.
+        cache_folder: Where the tokenizer is kept; None for the default.
+        say: Told what is being done.
+
+    Returns:
+        What the JSON file holds; ``peak_memory_bytes`` is the largest resident size of the
+        exporter, pages of mapped files included.
+
+    Raises:
+        NotEnoughRoom: The disk has too little room.
+        PeerFailed: The exporter failed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < _BYTES_NEEDED:
+        raise NotEnoughRoom(
+            f"{folder.parent} has {free / 1e9:.0f} GB free, {_BYTES_NEEDED / 1e9:.0f} GB are "
+            "needed; name another folder with --folder"
+        )
+    folder.mkdir()
+    try:
+        say("writing a random checkpoint of 7.11 B parameters")
+        parameters = write_random_checkpoint(folder / "checkpoint", SFR_CONFIG, seed=1, say=say)
+        tokenizer = fetch_packaged_files(
+            "mistral-common", "1.13.1", _TOKENIZER, cache_folder=cache_folder
+        )
+        shutil.copy(tokenizer / "tokenizer.model.v1", folder / "checkpoint" / "tokenizer.model")
+        say("exporting it as fp16")
+        started_s = time.perf_counter()
+        report, peak_bytes = _export(folder)
+        seconds = time.perf_counter() - started_s
+        written = [path for path in (folder / "repository").rglob("*") if path.is_file()]
+        return {
+            "what": "export of a random checkpoint of SFR-Embedding-Mistral's shape, fp16",
+            "parameters": parameters,
+            "seconds": seconds,
+            "peak_memory_bytes": peak_bytes,
+            "peak_memory_bar_bytes": PEAK_MEMORY_BAR_BYTES,
+            "bytes_written": sum(path.stat().st_size for path in written),
+            "report": report,
+            "machine": describe_machine(),
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _export(folder: Path) -> tuple[dict[str, Any], int]:
+    command = [
+        sys.executable, "-m", "lasttoken_export.cli", str(folder / "checkpoint"),
+        "--like", "sfr-embedding-mistral", "--precision", "fp16", "--json",
+        "--output", str(folder / "repository"),
+    ]  # fmt: skip
+    with (folder / "report.json").open("w+") as output:
+        process = subprocess.Popen(command, stdout=output)
+        peak_bytes = 0
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
+            time.sleep(0.05)
+        output.seek(0)
+        text = output.read()
+    if process.returncode:
+        raise PeerFailed(f"the exporter ended with {process.returncode}")
+    report: dict[str, Any] = json.loads(text)
+    return report, peak_bytes
+
+
+def _peak_bytes(pid: int) -> int:
+    """Largest resident size so far; 0 when the process is gone.
+
+    Of the process image only: rusage also counts the parent that it was forked from.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
