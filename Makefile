@@ -13,7 +13,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference demo test lint format bench bench-export soak clean
+.PHONY: help setup setup-dev reference demo test lint format bench bench-export parity soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -64,6 +64,9 @@ bench: .venv/.reference ## Served throughput against the bare engine and sentenc
 
 soak: .venv/.demo ## 10,000 requests of 64 clients with random cancels and deadlines
 	@$(BIN)/lasttoken-perf soak --output build/soak.json
+
+parity: .venv/.reference ## The parity tests; writes docs/measurements/parity.md
+	@$(BIN)/python -m pytest tests/parity --parity-table docs/measurements/parity.md
 
 bench-export: .venv/.demo ## Export a random checkpoint of SFR's exact shape: time, peak memory, bytes
 	@$(BIN)/lasttoken-perf export --output build/bench-export.json

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch  # noqa: TID251 - the reference
 
@@ -17,9 +19,36 @@ def last_token_vectors(model, rows):
     return np.stack(vectors)
 
 
-def assert_agree(vectors, reference, *, lowest_cosine, largest_difference=None):
-    """Shapes, norms, cosines, then differences."""
+@dataclass(frozen=True)
+class Figure:
+    """What one comparison measured."""
+
+    name: str
+    reference: str
+    texts: int
+    longest: int
+    precision: str
+    cosine_distance: float
+    largest_difference: float
+
+
+FIGURES = []
+"""Of the tests that were run, in their order."""
+
+
+def assert_agree(
+    vectors, reference, *, lowest_cosine, largest_difference=None, name=None, rows=(),
+    precision="fp32", made_by="transformers",
+):  # fmt: skip
+    """Shapes, norms, cosines, then differences; noted under the name, if there is one."""
     assert vectors.shape == reference.shape
+    if name is not None:
+        ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        distance = 1 - ((ours * theirs).sum(axis=1) / norms).min()
+        difference = np.abs(ours - theirs).max()
+        figure = (name, made_by, len(vectors), max(map(len, rows)), precision, distance, difference)
+        FIGURES.append(Figure(*figure))
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert (vectors * reference).sum(axis=1).min() >= lowest_cosine

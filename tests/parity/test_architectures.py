@@ -120,7 +120,9 @@ def test_the_packed_graph_is_the_model(name, tmp_path, rows):
     engine = engine_of(tmp_path / "hf", case, tmp_path)
     expected = references(model, rows, case)
     vectors = encode_in_batches(engine, rows, 5)
-    assert_agree(vectors, expected, lowest_cosine=0.99999, largest_difference=1e-4)
+    assert_agree(
+        vectors, expected, lowest_cosine=0.99999, largest_difference=1e-4, name=name, rows=rows
+    )
 
 
 @pytest.mark.parametrize("name", ["qwen2, both directions", "qwen3", "bert, mean", "nomic"])
@@ -138,7 +140,8 @@ def test_half_precision_weights_stay_close(name, tmp_path, rows):
     model = build(tmp_path / "hf", case)
     engine = engine_of(tmp_path / "hf", case, tmp_path, precision="fp16")
     vectors = encode_in_batches(engine, rows, 5)
-    assert_agree(vectors, references(model, rows, case), lowest_cosine=0.9999)
+    expected = references(model, rows, case)
+    assert_agree(vectors, expected, lowest_cosine=0.9999, name=name, rows=rows, precision="fp16")
 
 
 def test_both_directions_is_another_model_than_causal(tmp_path, rows):

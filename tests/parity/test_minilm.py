@@ -67,5 +67,8 @@ def test_vectors_are_those_of_sentence_transformers(repository, rows, reference)
     engine = engine_class(graph, runtime="onnxruntime-cpu", intra_op_threads=0)
     packed = encode_in_batches(engine, rows, 7)
     expected = np.stack([reference.encode(text, batch_size=1) for text in TEXTS])
-    assert_agree(packed, expected, lowest_cosine=0.99999, largest_difference=1e-4)
+    assert_agree(
+        packed, expected, lowest_cosine=0.99999, largest_difference=1e-4,
+        name=f"{NAME}, real weights", rows=rows, made_by="sentence-transformers",
+    )  # fmt: skip
     np.testing.assert_array_equal(packed, encode_in_batches(engine, rows, 1))

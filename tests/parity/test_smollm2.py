@@ -89,7 +89,10 @@ def test_fp32_is_the_model_and_bitwise_the_same_in_any_company(
 ):
     engine = load_engine(smollm2_repository / f"{MODEL}{ENCODER}" / "1" / "encoder.onnx")
     packed = encode_in_batches(engine, rows, 8)
-    assert_agree(packed, references, lowest_cosine=0.99999, largest_difference=1e-4)
+    assert_agree(
+        packed, references, lowest_cosine=0.99999, largest_difference=1e-4,
+        name="smollm2-135m, real weights", rows=rows,
+    )  # fmt: skip
     short = [index for index, row in enumerate(rows) if len(row) < 200]
     alone = encode_in_batches(engine, [rows[index] for index in short], 1)
     np.testing.assert_array_equal(alone, packed[short])
@@ -105,7 +108,10 @@ def test_fp16_weights_stay_close(smollm2_checkpoint, rows, references, tmp_path)
     vectors = encode_in_batches(
         load_engine(tmp_path / "encoder.onnx"), [rows[index] for index in chosen], 6
     )
-    assert_agree(vectors, references[chosen], lowest_cosine=0.9999)
+    assert_agree(
+        vectors, references[chosen], lowest_cosine=0.9999, name="smollm2-135m, real weights",
+        rows=[rows[index] for index in chosen], precision="fp16",
+    )  # fmt: skip
 
 
 def test_the_card_names_what_was_exported(smollm2_repository):

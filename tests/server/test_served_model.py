@@ -1,7 +1,9 @@
 """The demonstration model behind a real Triton: what a caller sees."""
 
 import asyncio
+import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +30,9 @@ from lasttoken import (
 )
 from lasttoken.demo import PARAPHRASES
 from lasttoken.local import LocalTriton
+from lasttoken_export.catalogue import entry
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.server_modules import server_module
 from lasttoken_perf.corpus import long_tailed_texts
@@ -301,6 +306,43 @@ def test_a_stopping_server_answers_what_is_in_flight(
             np.testing.assert_array_equal(future.result(60), vector)
         with pytest.raises(LasttokenError):
             client.embed("after the end", timeout_s=2)
+
+
+def test_the_server_says_what_it_serves(client, smollm2_repository):
+    card = json.loads((smollm2_repository / MODEL / "1" / "card.json").read_text())
+    assert client.model_info().card == card
+    assert card["precision"] == "fp32"
+    assert card["licence"]["id"] == "apache-2.0"
+
+
+@pytest.mark.slow
+def test_a_second_model_is_added_while_the_first_is_served(
+    smollm2_repository, cache_folder, tmp_path, alone
+):
+    repository = tmp_path / "repository"
+    shutil.copytree(smollm2_repository, repository)
+    name = "all-minilm-l6-v2"
+    texts = ["How do I bake a cake?", "Mix flour, sugar and eggs.", "Fever, cough and aches."]
+    with (
+        LocalTriton(repository, cache_folder=cache_folder) as server,
+        EmbeddingClient(server.grpc_url, MODEL) as client,
+    ):
+        np.testing.assert_array_equal(client.embed(TEXTS[0]), alone[0])
+        checkpoint = open_checkpoint(entry(name).source, cache_folder=cache_folder)
+        export_model(checkpoint, entry(name), ExportOptions(output=repository))
+        np.testing.assert_array_equal(client.embed(TEXTS[1]), alone[1])
+        np.testing.assert_array_equal(client.embed(TEXTS[2]), alone[2])
+    with LocalTriton(repository, cache_folder=cache_folder) as server:
+        with (
+            EmbeddingClient(server.grpc_url, MODEL) as first,
+            EmbeddingClient(server.grpc_url, "all_minilm_l6_v2") as second,
+        ):
+            np.testing.assert_array_equal(first.embed(TEXTS[3]), alone[3])
+            question, recipe, illness = second.embed(texts)
+            assert question.shape == (384,)
+            assert question @ recipe > question @ illness + 0.1
+            listed = {model.name: model.card["model"] for model in first.list_models()}
+        assert listed == {MODEL: "smollm2-135m", "all_minilm_l6_v2": name}
 
 
 def test_every_metric_is_documented(smollm2_server, client, pytestconfig):

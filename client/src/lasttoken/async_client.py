@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lasttoken.core import CHANNEL_ARGUMENTS, ClientCore, EmbedPlan
-from lasttoken.decoding import empty_embeddings
+from lasttoken.decoding import empty_embeddings, is_text_embedder
 from lasttoken.embeddings import Embeddings, ModelInfo
 from lasttoken.encoding import check_call, check_timeout
 from lasttoken.errors import RequestCancelled
@@ -108,7 +108,7 @@ class AsyncEmbeddingClient(ClientCore):
             ProtocolMismatch: It is not a text-embedding ensemble.
         """
         metadata = await self._ask("get_model_metadata", self._options.model, timeout_s=timeout_s)
-        return self._model_info(metadata)
+        return await self._described(metadata, timeout_s)
 
     async def list_models(self, *, timeout_s: float = 10.0) -> tuple[ModelInfo, ...]:
         """Text-embedding models of the server, in order of their names.
@@ -116,15 +116,15 @@ class AsyncEmbeddingClient(ClientCore):
         Models that are not ready are listed without dimensions, whatever they are for.
         """
         index = await self._ask("get_model_repository_index", timeout_s=timeout_s)
-        listed = [
-            self._listed_model(
-                await self._ask("get_model_metadata", entry.name, timeout_s=timeout_s)
-            )
-            if entry.state == "READY"
-            else self._unready_model(entry)
-            for entry in sorted(index.models, key=lambda entry: str(entry.name))
-        ]
-        return tuple(model for model in listed if model is not None)
+        models = []
+        for entry in sorted(index.models, key=lambda entry: str(entry.name)):
+            if entry.state != "READY":
+                models.append(self._unready_model(entry))
+                continue
+            metadata = await self._ask("get_model_metadata", entry.name, timeout_s=timeout_s)
+            if is_text_embedder(metadata):
+                models.append(await self._described(metadata, timeout_s))
+        return tuple(models)
 
     async def close(self) -> None:
         """Close the connection; calls in flight end with `RequestCancelled`."""
@@ -143,6 +143,10 @@ class AsyncEmbeddingClient(ClientCore):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _described(self, metadata: Any, timeout_s: float) -> ModelInfo:
+        config = await self._ask("get_model_config", metadata.name, timeout_s=timeout_s)
+        return self._model_info(metadata, config)
 
     def _connect(self) -> Any:
         self._check_open()

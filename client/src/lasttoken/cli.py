@@ -229,18 +229,30 @@ def _models(arguments: argparse.Namespace) -> int:
     with EmbeddingClient(arguments.url) as client:
         models = client.list_models(timeout_s=arguments.timeout)
     rows = [
-        {"name": m.name, "version": m.version, "dimensions": m.dimensions, "ready": m.ready}
+        {
+            "name": m.name,
+            "version": m.version,
+            "dimensions": m.dimensions,
+            "ready": m.ready,
+            "card": m.card,
+        }
         for m in models
     ]
     if arguments.json:
         _print_all(json.dumps(row) for row in rows)
         return 0
     width = max([4, *(len(model.name) for model in models)])
-    _print_all([f"{'NAME':{width}}  VERSION  DIMENSIONS  READY"] if models else [])
-    _print_all(
-        f"{m.name:{width}}  {m.version:7}  {m.dimensions or '-':>10}  {'yes' if m.ready else 'no'}"
-        for m in models
-    )
+    heading = f"{'NAME':{width}}  VERSION  DIMENSIONS  READY  PRECISION  REVISION      LICENCE"
+    _print_all([heading] if models else [])
+    for m in models:
+        card = m.card or {}
+        licence = (card.get("licence") or {}).get("id", "-")
+        revision = str(card.get("revision") or "-").removeprefix("sha256:")[:12]
+        ready = "yes" if m.ready else "no"
+        print(
+            f"{m.name:{width}}  {m.version:7}  {m.dimensions or '-':>10}  {ready:5}  "
+            f"{card.get('precision', '-'):9}  {revision:12}  {licence}"
+        )
     return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lasttoken.core import CHANNEL_ARGUMENTS, ClientCore, EmbedPlan
-from lasttoken.decoding import empty_embeddings
+from lasttoken.decoding import empty_embeddings, is_text_embedder
 from lasttoken.embeddings import Embeddings, ModelInfo
 from lasttoken.encoding import check_call, check_timeout
 from lasttoken.options import Priority
@@ -106,8 +106,9 @@ class EmbeddingClient(ClientCore):
             ModelUnavailable: No server there, or the model is not ready.
             ProtocolMismatch: It is not a text-embedding ensemble.
         """
-        metadata = self._ask("get_model_metadata", self._options.model, timeout_s=timeout_s)
-        return self._model_info(metadata)
+        return self._described(
+            self._ask("get_model_metadata", self._options.model, timeout_s=timeout_s), timeout_s
+        )
 
     def list_models(self, *, timeout_s: float = 10.0) -> tuple[ModelInfo, ...]:
         """Text-embedding models of the server, in order of their names.
@@ -115,13 +116,15 @@ class EmbeddingClient(ClientCore):
         Models that are not ready are listed without dimensions, whatever they are for.
         """
         index = self._ask("get_model_repository_index", timeout_s=timeout_s)
-        listed = [
-            self._listed_model(self._ask("get_model_metadata", entry.name, timeout_s=timeout_s))
-            if entry.state == "READY"
-            else self._unready_model(entry)
-            for entry in sorted(index.models, key=lambda entry: str(entry.name))
-        ]
-        return tuple(model for model in listed if model is not None)
+        models = []
+        for entry in sorted(index.models, key=lambda entry: str(entry.name)):
+            if entry.state != "READY":
+                models.append(self._unready_model(entry))
+                continue
+            metadata = self._ask("get_model_metadata", entry.name, timeout_s=timeout_s)
+            if is_text_embedder(metadata):
+                models.append(self._described(metadata, timeout_s))
+        return tuple(models)
 
     def close(self) -> None:
         """Close the connection; calls in flight end with `RequestCancelled`."""
@@ -141,6 +144,10 @@ class EmbeddingClient(ClientCore):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _described(self, metadata: Any, timeout_s: float) -> ModelInfo:
+        config = self._ask("get_model_config", metadata.name, timeout_s=timeout_s)
+        return self._model_info(metadata, config)
 
     def _connect(self) -> Any:
         with self._lock:

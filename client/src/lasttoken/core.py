@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lasttoken.decoding import Assembly, dimensions_of, is_text_embedder
+from lasttoken.decoding import Assembly, card_of, dimensions_of
 from lasttoken.dispatch import Dispatch
 from lasttoken.embeddings import Embeddings, ModelInfo
 from lasttoken.encoding import EmbedCall, request_inputs, request_parameters, split_rows
@@ -161,17 +161,15 @@ class ClientCore:
             )
         return embeddings.vectors
 
-    def _model_info(self, metadata: Any) -> ModelInfo:
+    def _model_info(self, metadata: Any, config: Any) -> ModelInfo:
         versions = list(metadata.versions)
         return ModelInfo(
             name=metadata.name,
             version=versions[-1] if versions else "",
             ready=True,  # Triton gives metadata of ready models only
             dimensions=dimensions_of(metadata, model=metadata.name),
+            card=card_of(config.config),
         )
-
-    def _listed_model(self, metadata: Any) -> ModelInfo | None:
-        return self._model_info(metadata) if is_text_embedder(metadata) else None
 
     def _unready_model(self, entry: Any) -> ModelInfo:
         return ModelInfo(name=entry.name, version=entry.version, ready=False, dimensions=None)

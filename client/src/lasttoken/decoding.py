@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,21 @@ def dimensions_of(metadata: Any, *, model: str) -> int:
         f"{model}: its metadata names no output EMBEDDING of a fixed length; it is not a "
         "lasttoken ensemble"
     )
+
+
+def card_of(config: Any) -> dict[str, Any] | None:
+    """The card that the exporter put into the configuration of the ensemble.
+
+    Args:
+        config: `ModelConfig`.
+    """
+    if "card" not in config.parameters:
+        return None
+    try:
+        card = json.loads(config.parameters["card"].string_value)
+    except ValueError:
+        return None
+    return card if isinstance(card, dict) and card else None
 
 
 def is_text_embedder(metadata: Any) -> bool:

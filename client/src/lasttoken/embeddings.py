@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +36,12 @@ class ModelInfo:
         version: Triton's version of it.
         ready: Whether it takes requests.
         dimensions: Length of its vectors; None while it is not ready.
+        card: What the exporter recorded: model, source, revision, licence, precision, checks and
+            more; None while it is not ready, or where the model has none.
     """
 
     name: str
     version: str
     ready: bool
     dimensions: int | None
+    card: Mapping[str, Any] | None = None

@@ -20,7 +20,7 @@ from lasttoken_export.errors import InvalidOption, TokenizerMismatch
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import FLOAT_TYPES, EmbeddingContract
 from lasttoken_export.max_length import check_max_length
-from lasttoken_export.model_sources import ENCODER, ENSEMBLE, TOKENIZER
+from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
 from lasttoken_export.server_modules import server_module
 from lasttoken_export.verification import check_graph, check_weights, fits_into_memory
@@ -187,7 +187,7 @@ def export_model(
             checks=checks,
             exporter=__version__,
         )
-        writer.write_json(ENSEMBLE, "card.json", card.to_json())
+        writer.write_card(card.to_json(), dimensions=config.hidden_size)
     return ExportReport(
         triton_name=model,
         repository=options.output,

@@ -7,6 +7,7 @@ server never sees half a model, and a failed export leaves the repository as it 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -54,17 +55,32 @@ class RepositoryWriter:
             parameters: New parameter values by step.
         """
         for step in (ENSEMBLE, TOKENIZER, ENCODER):
+            self._write_config(step, dimensions, parameters.get(step, {}))
             source = model_sources() / f"{SOURCE_MODEL}{step}"
-            folder = self.version_folder(step)
-            config = adapt_config(
-                (source / "config.pbtxt").read_text(encoding="utf-8"),
-                model=self.model,
-                dimensions=dimensions,
-                parameters=parameters.get(step),
-            )
-            (folder.parent / "config.pbtxt").write_text(config, encoding="utf-8")
             for file in sorted((source / "1").glob("*.py")):
-                shutil.copyfile(file, folder / file.name)
+                shutil.copyfile(file, self.version_folder(step) / file.name)
+
+    def write_card(self, card: Mapping[str, Any], *, dimensions: int) -> None:
+        """Write card.json, and the card into the ensemble's configuration.
+
+        Args:
+            card: JSON values.
+            dimensions: Elements of an embedding.
+        """
+        self.write_json(ENSEMBLE, "card.json", card)
+        text = json.dumps(card, ensure_ascii=False, separators=(",", ":"))
+        self._write_config(ENSEMBLE, dimensions, {"card": text})
+
+    def _write_config(self, step: str, dimensions: int, parameters: Mapping[str, str]) -> None:
+        source = model_sources() / f"{SOURCE_MODEL}{step}" / "config.pbtxt"
+        config = adapt_config(
+            source.read_text(encoding="utf-8"),
+            model=self.model,
+            dimensions=dimensions,
+            parameters=parameters,
+        )
+        path = self.version_folder(step).parent / "config.pbtxt"
+        path.write_text(config, encoding="utf-8")
 
     def write_json(self, step: str, name: str, value: Any) -> Path:
         """Write a JSON file beside a step's model.py."""
@@ -83,9 +99,8 @@ def staged_model(repository: Path, model: str) -> Iterator[RepositoryWriter]:
         model: Triton name of the model; folders of that name are replaced.
     """
     repository.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since a rename is atomic only within one file system. Triton skips it: it
-    # has no config.pbtxt and no model of that name is asked for.
-    with tempfile.TemporaryDirectory(prefix=f".{model}.", dir=repository) as folder:
+    prefix = f".{model}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=_staging_parent(repository)) as folder:
         staging = Path(folder)
         writer = RepositoryWriter(model, staging / "new")
         writer.staging.mkdir()
@@ -97,6 +112,18 @@ def staged_model(repository: Path, model: str) -> Iterator[RepositoryWriter]:
             if (repository / name).exists():
                 (repository / name).rename(replaced / name)
             (writer.staging / name).rename(repository / name)
+
+
+def _staging_parent(repository: Path) -> Path:
+    """Folder to write aside in.
+
+    Beside the repository: a Triton that starts meanwhile would take a folder within it for a model,
+    a hidden one too, and fail. Within it where it is a file system of its own, since only there a
+    rename is atomic.
+    """
+    beside = repository.resolve().parent
+    same_file_system = beside.stat().st_dev == repository.stat().st_dev
+    return beside if same_file_system and os.access(beside, os.W_OK) else repository
 
 
 def check_disk(repository: Path, needed_bytes: int) -> None:

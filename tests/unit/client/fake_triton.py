@@ -99,6 +99,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.cancelled = 0
         self.url = ""
         self.models = {MODEL: "READY"}
+        self.card = None
         self._lock = threading.Lock()
 
     def ModelInfer(self, request, context):  # noqa: N802
@@ -142,6 +143,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if not request.name.endswith("_tokenizer"):
             metadata.outputs.add(name="EMBEDDING", datatype="FP32", shape=[-1, DIMENSIONS])
         return metadata
+
+    def ModelConfig(self, request, context):  # noqa: N802
+        response = service_pb2.ModelConfigResponse()
+        response.config.name = request.name
+        if self.card is not None:
+            response.config.parameters["card"].string_value = self.card
+        return response
 
     def RepositoryIndex(self, request, context):  # noqa: N802
         index = service_pb2.RepositoryIndexResponse()

@@ -133,12 +133,14 @@ def test_ctrl_c_exits_130(run, monkeypatch):
 
 def test_models_lists_what_can_be_asked(run, fake):
     fake.models = {MODEL: "READY", "toy_tokenizer": "READY", "late": "LOADING"}
+    card = {"precision": "fp16", "revision": "938c560d1c236aa5", "licence": {"id": "mit"}}
+    fake.card = json.dumps(card)
     code, out, _ = run("models")
     assert code == 0
     assert [line.split() for line in out.splitlines()] == [
-        ["NAME", "VERSION", "DIMENSIONS", "READY"],
-        ["late", "1", "-", "no"],
-        [MODEL, "1", "8", "yes"],
+        ["NAME", "VERSION", "DIMENSIONS", "READY", "PRECISION", "REVISION", "LICENCE"],
+        ["late", "1", "-", "no", "-", "-", "-"],
+        [MODEL, "1", "8", "yes", "fp16", "938c560d1c23", "mit"],
     ]
     _, out, _ = run("models", "--json")
     assert json.loads(out.splitlines()[1]) == {
@@ -146,6 +148,7 @@ def test_models_lists_what_can_be_asked(run, fake):
         "version": "1",
         "dimensions": 8,
         "ready": True,
+        "card": card,
     }
 
 

@@ -441,6 +441,24 @@ def test_model_info_and_list(fake, make_client):
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (None, None),
+        ('{"precision": "fp16", "licence": {"id": "mit"}}',
+         {"precision": "fp16", "licence": {"id": "mit"}}),
+        ("{}", None),
+        ("not JSON", None),
+        ("[1]", None),
+    ],
+)  # fmt: skip
+def test_the_card_comes_with_the_model(fake, make_client, written, read):
+    fake.card = written
+    with make_client() as client:
+        assert client.model_info().card == read
+        assert client.list_models()[0].card == read
+
+
 def test_a_closed_client_says_so(make_client):
     client = make_client()
     with client:

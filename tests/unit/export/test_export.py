@@ -122,6 +122,19 @@ def test_a_model_beyond_memory_is_run_with_its_first_layer(folder, tmp_path, mon
     assert "first_layer.onnx" not in names
 
 
+def test_nothing_foreign_lies_in_the_repository_while_it_is_written(folder, tmp_path):
+    """A Triton that starts meanwhile would take it for a model."""
+    seen = []
+    export_model(
+        open_checkpoint(folder),
+        make_entry(),
+        ExportOptions(output=tmp_path / "parent" / "repository"),
+        on_bytes=lambda done, total: seen.extend((tmp_path / "parent/repository").iterdir()),
+    )
+    assert seen == []
+    assert [path.name for path in (tmp_path / "parent").iterdir()] == ["repository"]
+
+
 def test_a_weight_that_is_not_the_checkpoints_is_found(folder, tmp_path, monkeypatch):
     save = exporter.ir.save
 
@@ -213,8 +226,10 @@ def test_the_cost_of_a_cell_is_that_of_the_architecture():
 
 def test_the_command_line(folder, tmp_path, capsys):
     output = str(tmp_path / "repository")
-    assert cli.main([str(folder), "--output", output]) == 2
+    assert cli.main([str(folder), "--like", "nothing", "--output", output]) == 2
     assert "--like with one of" in capsys.readouterr().err
+    assert cli.main([str(folder), "--output", output]) == 1
+    assert "AmbiguousModel" in capsys.readouterr().err
     # Right contract, wrong model: the golden ids of SFR tell.
     assert cli.main([str(folder), "--like", "sfr-embedding-mistral", "--output", output]) == 1
     assert "MaxLengthBeyondModel: maximum length 4096" in capsys.readouterr().err
