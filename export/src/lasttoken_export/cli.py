@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from lasttoken_export._version import __version__
 from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
 from lasttoken_export.catalogue import entry as catalogue_entry
-from lasttoken_export.checkpoint import Checkpoint, SafetensorsFolder, open_checkpoint
+from lasttoken_export.checkpoint import Checkpoint, GgufFile, SafetensorsFolder, open_checkpoint
 from lasttoken_export.errors import ExportError, InvalidOption
 from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, export_model
 from lasttoken_export.folder_contract import entry_of_folder
@@ -155,12 +156,22 @@ def find_entry(model: str, like: str | None, checkpoint: Checkpoint) -> Catalogu
     found = catalogue.get(like) if like else catalogue.get(model) or by_hub_id.get(model)
     if found is not None:
         return found
+    if like is None and isinstance(checkpoint, GgufFile):
+        names = {_plain(name) for name in checkpoint.names_of_model()}
+        for hub_id, entry in by_hub_id.items():
+            if _plain(hub_id.rpartition("/")[2]) in names:
+                return entry
     if like is None and isinstance(checkpoint, SafetensorsFolder):
         return entry_of_folder(checkpoint.folder, checkpoint)
     raise InvalidOption(
         f"{like or model!r} is not in the catalogue; say which model's tokenizer contract and "
         f"prompts it is served by: --like with one of {', '.join(sorted(catalogue))}"
     )
+
+
+def _plain(name: str) -> str:
+    """A model's name without case and punctuation, in which spellings differ."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 @contextmanager

@@ -58,6 +58,8 @@ _GGUF_NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
     "post_attention_layernorm": "ffn_norm",
@@ -75,17 +77,19 @@ def permute(weight, heads):
     )
 
 
-def write_gguf(path, weights=None, *, kind=gguf.GGMLQuantizationType.F32, skip=(), **metadata):
+def write_gguf(
+    path, weights=None, *, kind=gguf.GGMLQuantizationType.F32, skip=(), architecture="llama", **more
+):
     """Write a GGUF file of the tiny shape; matrices are quantised as ``kind``."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     values = {
-        "llama.block_count": 2,
-        "llama.context_length": 64,
-        "llama.embedding_length": 32,
-        "llama.feed_forward_length": 64,
-        "llama.attention.head_count": 4,
-        "llama.attention.head_count_kv": 2,
-        **metadata,
+        f"{architecture}.block_count": 2,
+        f"{architecture}.context_length": 64,
+        f"{architecture}.embedding_length": 32,
+        f"{architecture}.feed_forward_length": 64,
+        f"{architecture}.attention.head_count": 4,
+        f"{architecture}.attention.head_count_kv": 2,
+        **more,
     }
     for key, value in values.items():
         if isinstance(value, str):
@@ -94,21 +98,21 @@ def write_gguf(path, weights=None, *, kind=gguf.GGMLQuantizationType.F32, skip=(
             writer.add_float32(key, value)
         else:
             writer.add_uint32(key, value)
-    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-    writer.add_float32("llama.rope.freq_base", 10000.0)
+    writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_float32(f"{architecture}.rope.freq_base", 10000.0)
     for name, array in (weights or tensors()).items():
-        stem = name.removesuffix(".weight")
+        stem, _, ending = name.rpartition(".")
         prefix, _, part = stem.removeprefix("layers.").partition(".")
         gguf_name = f"blk.{prefix}.{_GGUF_NAMES[part]}" if part else _GGUF_NAMES[stem]
         if gguf_name in skip:
             continue
-        if part in ("self_attn.q_proj", "self_attn.k_proj"):
+        if architecture == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
             array = permute(array, 4 if "q_proj" in part else 2)
         if array.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(f"{gguf_name}.weight", np.ascontiguousarray(array))
+            writer.add_tensor(f"{gguf_name}.{ending}", np.ascontiguousarray(array))
         else:
             quantised = gguf.quantize(np.ascontiguousarray(array), kind)
-            writer.add_tensor(f"{gguf_name}.weight", quantised, raw_dtype=kind)
+            writer.add_tensor(f"{gguf_name}.{ending}", quantised, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -4,18 +4,23 @@ import pytest
 
 from lasttoken_export.checkpoint import GgufFile, validate_tensors
 from lasttoken_export.checkpoint.gguf_file import canonical_gguf_name
+from lasttoken_export.cli import find_entry
 from lasttoken_export.errors import (
     CorruptFile,
+    InvalidOption,
     MissingTensor,
     UnexpectedTensor,
     UnsupportedArchitecture,
     UnsupportedTokenizer,
 )
 from lasttoken_export.tokenizer.gguf_vocabulary import tokenizer_json_from_gguf
-from unit.export.checkpoints import tensors, write_gguf
+from unit.export.checkpoints import CONFIG, tensors, write_gguf
 
 KINDS = gguf.GGMLQuantizationType
-WORST_ERROR = {KINDS.F32: 0, KINDS.F16: 2e-3, KINDS.BF16: 2e-2, KINDS.Q8_0: 3e-2, KINDS.Q4_1: 0.5}
+WORST_ERROR = {
+    KINDS.F32: 0, KINDS.F16: 2e-3, KINDS.BF16: 2e-2, KINDS.Q8_0: 3e-2, KINDS.Q4_0: 0.6,
+    KINDS.Q4_1: 0.5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", WORST_ERROR, ids=lambda kind: kind.name)
@@ -28,6 +33,41 @@ def test_weights_come_back_in_hugging_faces_order(tmp_path, kind):
         assert found.shape == array.shape
         worst = 0 if array.ndim == 1 else WORST_ERROR[kind]
         np.testing.assert_allclose(found, array, atol=worst, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3"])
+def test_the_qwen_families_are_not_permuted_and_keep_biases_and_head_norms(tmp_path, family):
+    weights = tensors({**CONFIG, "architectures": [f"{family}Model"]})
+    special = "self_attn.q_proj.bias" if family == "Qwen2" else "self_attn.k_norm.weight"
+    assert f"layers.1.{special}" in weights
+    path = write_gguf(tmp_path / "m.gguf", weights, architecture=family.lower())
+    file = GgufFile(path)
+    validate_tensors(file)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(file.read(name), array)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [
+        ({"general.name": "SFR Embedding Mistral"}, "sfr-embedding-mistral"),
+        ({"general.name": "e5-mistral-7b-instruct"}, "e5-mistral-7b-instruct"),
+        ({"general.basename": "Qwen3-Embedding", "general.size_label": "0.6B"},
+         "qwen3-embedding-0.6b"),
+        ({"general.name": "x", "general.source.url": "https://h/Salesforce/SFR-Embedding-2_R"},
+         "sfr-embedding-2"),
+        ({"general.name": "Mistral-7B"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_a_catalogues_model_is_recognised(tmp_path, metadata, name):
+    file = GgufFile(write_gguf(tmp_path / "m.gguf", **metadata))
+    if name is None:
+        with pytest.raises(InvalidOption, match="--like"):
+            find_entry("m.gguf", None, file)
+    else:
+        assert find_entry("m.gguf", None, file).name == name
+    assert find_entry("m.gguf", "bge-m3", file).name == "bge-m3"
 
 
 def test_a_missing_tensor(tmp_path):

@@ -75,6 +75,29 @@ class GgufFile:
         # llama.cpp rotates the Qwen models as Hugging Face does.
         self._permuted = self._metadata["general.architecture"] == "llama"
 
+    def names_of_model(self) -> frozenset[str]:
+        """What the file calls its model: name, base name with size, and where it came from.
+
+        Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (general metadata)
+        """
+        general = {
+            key.removeprefix("general."): str(value)
+            for key, value in self._metadata.items()
+            if key.startswith("general.")
+        }
+        base = general.get("basename", "")
+        return frozenset(
+            name
+            for name in (
+                general.get("name", ""),
+                base,
+                f"{base}-{general['size_label']}" if base and "size_label" in general else "",
+                general.get("source.url", "").rstrip("/").rpartition("/")[2],
+                general.get("source.repo_url", "").rstrip("/").rpartition("/")[2],
+            )
+            if name
+        )
+
     def names(self) -> frozenset[str]:
         """See `Checkpoint.names`."""
         return frozenset(self._stored)
