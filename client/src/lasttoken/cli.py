@@ -20,6 +20,7 @@ from types import FrameType
 
 import numpy as np
 
+from lasttoken.catalogue_listing import catalogue_lines
 from lasttoken.client import EmbeddingClient
 from lasttoken.demo import add_demo_arguments, run_demo
 from lasttoken.embeddings import Embeddings
@@ -225,7 +226,18 @@ def _only_model(url: str, timeout_s: float) -> str:
     )
 
 
+def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    add_server_arguments(parser)
+    parser.add_argument(
+        "--catalogue", action="store_true",
+        help="list what lasttoken-export knows to export instead; asks no server",
+    )  # fmt: skip
+
+
 def _models(arguments: argparse.Namespace) -> int:
+    if arguments.catalogue:
+        _print_all(catalogue_lines(as_json=arguments.json))
+        return 0
     with EmbeddingClient(arguments.url) as client:
         models = client.list_models(timeout_s=arguments.timeout)
     rows = [
@@ -293,8 +305,8 @@ COMMANDS = (
     ),
     Command(
         name="models",
-        summary="list the text-embedding models of a running server",
-        add_arguments=add_server_arguments,
+        summary="list the text-embedding models of a running server, or of the catalogue",
+        add_arguments=_add_models_arguments,
         run=_models,
     ),
     Command(

@@ -131,6 +131,34 @@ def test_ctrl_c_exits_130(run, monkeypatch):
     assert run("embed", "a") == (130, "", "")
 
 
+def test_models_of_the_catalogue_need_no_server(run):
+    code, out, _ = run("models", "--catalogue", "--url", "127.0.0.1:1")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0
+    assert len(lines) == 13
+    assert "4096" in lines["sfr-embedding-mistral"]
+    assert "cc-by-nc-4.0 (research only" in lines["sfr-embedding-mistral"]
+    _, out, _ = run("models", "--catalogue", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {row["name"] for row in rows} == set(lines) - {"NAME"}
+
+
+def test_without_the_exporter_the_catalogue_says_what_to_install(run, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lasttoken_export"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    class NotInstalled:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "lasttoken_export":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled, *sys.meta_path])
+    code, _, err = run("models", "--catalogue")
+    assert code == 1
+    assert "pip install lasttoken-export" in err
+
+
 def test_models_lists_what_can_be_asked(run, fake):
     fake.models = {MODEL: "READY", "toy_tokenizer": "READY", "late": "LOADING"}
     card = {"precision": "fp16", "revision": "938c560d1c236aa5", "licence": {"id": "mit"}}
