@@ -5,20 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lasttoken_export.encoder_config import EncoderConfig
 from lasttoken_export.graph.attention import build_attention, build_key_mask
-from lasttoken_export.graph.packed_graph import PackedGraph
+from lasttoken_export.graph.encoder import EncoderGraph
 from lasttoken_export.graph.packed_rows import PackedRows
 
 
-class BertGraph(PackedGraph):
+class BertGraph(EncoderGraph):
     """See `PackedGraph`."""
-
-    @property
-    def _config(self) -> EncoderConfig:
-        config = self._checkpoint.config
-        assert isinstance(config, EncoderConfig)
-        return config
 
     def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
         del rotary_positions  # positions are learned
@@ -89,7 +82,3 @@ class BertGraph(PackedGraph):
         )
         hidden = graph.op("Add", [outer, hidden], "mlp_residual")
         return self._norm(f"{prefix}.output.LayerNorm", hidden)
-
-    def _norm(self, name: str, value: ir.Value) -> ir.Value:
-        config = self._config
-        return self._layer_norm(name, value, size=config.hidden_size, epsilon=config.layer_norm_eps)

@@ -5,25 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lasttoken_export.encoder_config import EncoderConfig
 from lasttoken_export.graph.attention import (
     RotaryCaches,
     build_attention,
     build_key_mask,
     build_rotary,
 )
-from lasttoken_export.graph.packed_graph import PackedGraph
+from lasttoken_export.graph.encoder import EncoderGraph
 from lasttoken_export.graph.packed_rows import PackedRows
 
 
-class NomicBertGraph(PackedGraph):
+class NomicBertGraph(EncoderGraph):
     """See `PackedGraph`."""
-
-    @property
-    def _config(self) -> EncoderConfig:
-        config = self._checkpoint.config
-        assert isinstance(config, EncoderConfig)
-        return config
 
     def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
         graph, config, size = self._graph, self._config, self._config.hidden_size
@@ -81,7 +74,3 @@ class NomicBertGraph(PackedGraph):
         down = self._linear([(f"{prefix}.mlp.fc2", size)], activated, inner)
         hidden = graph.op("Add", [down, hidden], "mlp_residual")
         return self._norm(f"{prefix}.norm2", hidden)
-
-    def _norm(self, name: str, value: ir.Value) -> ir.Value:
-        config = self._config
-        return self._layer_norm(name, value, size=config.hidden_size, epsilon=config.layer_norm_eps)
