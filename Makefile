@@ -13,7 +13,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference demo test lint format bench bench-export parity soak clean
+.PHONY: help setup setup-dev reference demo test lint format bench bench-export parity gguf-files soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -67,6 +67,13 @@ soak: .venv/.demo ## 10,000 requests of 64 clients with random cancels and deadl
 
 parity: .venv/.reference ## The parity tests; writes docs/measurements/parity.md
 	@$(BIN)/python -m pytest tests/parity --parity-table docs/measurements/parity.md
+
+# llama.cpp is compiled by pip: minutes. Its files are under version control, so only a change of
+# make_files.py needs this.
+gguf-files: .venv/pyvenv.cfg ## Make the files of tests/parity/llama_cpp anew, with llama.cpp itself
+	@$(UV) venv --quiet --seed --clear --python $(PYTHON) build/llama-cpp
+	@build/llama-cpp/bin/python -m pip install --quiet --disable-pip-version-check llama-cpp-python==0.3.36 gguf==0.19.0 numpy
+	@build/llama-cpp/bin/python tests/parity/llama_cpp/make_files.py
 
 bench-export: .venv/.demo ## Export a random checkpoint of SFR's exact shape: time, peak memory, bytes
 	@$(BIN)/lasttoken-perf export --output build/bench-export.json
