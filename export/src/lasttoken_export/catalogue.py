@@ -169,6 +169,31 @@ def load_catalogue() -> Mapping[str, CatalogueEntry]:
     return MappingProxyType(dict(sorted(entries.items())))
 
 
+@cache
+def task_instructions() -> Mapping[str, str]:
+    """Return the published instruction of each task by the task's name in MTEB."""
+    file = resources.files("lasttoken_export") / "catalogue_data" / "instructions.json"
+    tasks: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+    return MappingProxyType(tasks)
+
+
+def prompts_with_tasks(tokenizer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the prompts of a tokenizer contract and, if it takes instructions, one for each task.
+
+    Args:
+        tokenizer: ``prompts`` and ``instruction_template`` of contract.json.
+    """
+    prompts = dict(tokenizer["prompts"])
+    template = tokenizer["instruction_template"]
+    if template is None:
+        return prompts
+    by_task = {
+        task: template.replace("{instruction}", instruction)
+        for task, instruction in task_instructions().items()
+    }
+    return by_task | prompts
+
+
 def entry(name: str) -> CatalogueEntry:
     """Return one entry.
 

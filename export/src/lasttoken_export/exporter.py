@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lasttoken_export._version import __version__
 from lasttoken_export.architectures import attention_cell_cost
 from lasttoken_export.card import Card
-from lasttoken_export.catalogue import CatalogueEntry
+from lasttoken_export.catalogue import CatalogueEntry, prompts_with_tasks
 from lasttoken_export.checkpoint import Checkpoint, validate_tensors
 from lasttoken_export.errors import InvalidOption, TokenizerMismatch
 from lasttoken_export.graph.model_graph import model_graph
@@ -213,7 +213,8 @@ def check_precision(entry: CatalogueEntry, precision: str) -> None:
 def _write_tokenizer(
     writer: RepositoryWriter, checkpoint: Checkpoint, entry: CatalogueEntry, max_length: int
 ) -> list[Path]:
-    contract = {**entry.tokenizer, "max_length": max_length}
+    prompts = prompts_with_tasks(entry.tokenizer)
+    contract = {**entry.tokenizer, "prompts": prompts, "max_length": max_length}
     tokenizer_file = writer.version_folder(TOKENIZER) / "tokenizer.json"
     tokenizer_file.write_text(checkpoint.tokenizer_json(), encoding="utf-8")
     return [tokenizer_file, writer.write_json(TOKENIZER, "contract.json", contract)]

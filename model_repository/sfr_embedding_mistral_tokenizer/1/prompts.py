@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from contract import TEMPLATE_PLACE, TokenizerContract
 from tokenizer_errors import InvalidText
+
+_NAMES_IN_A_MESSAGE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def apply_prompt(
         if contract.instruction_template is None:
             raise InvalidText(
                 f"{contract.model} takes no INSTRUCTION; use one of its prompts "
-                f"{sorted(contract.prompts)!r}",
+                f"{_names_near('', contract)}",
                 reason="prompt",
             )
         # The template is split before anything is put in: an instruction may hold "{text}" itself.
@@ -56,8 +59,18 @@ def apply_prompt(
         return PromptedText(text)
     if name not in contract.prompts:
         raise InvalidText(
-            f"PROMPT_NAME is {name!r}; {contract.model} has {sorted(contract.prompts)!r}",
+            f"PROMPT_NAME is {name!r}; {contract.model} has {_names_near(name, contract)}",
             reason="prompt",
         )
     before, _, suffix = contract.prompts[name].partition(TEMPLATE_PLACE)
     return PromptedText(f"{before}{text}{suffix}", suffix)
+
+
+def _names_near(name: str, contract: TokenizerContract) -> str:
+    """The prompts' names for a message: all of a few, of many the nearest."""
+    known = sorted(contract.prompts)
+    if len(known) <= _NAMES_IN_A_MESSAGE:
+        return repr(known)
+    near = get_close_matches(name, known, n=_NAMES_IN_A_MESSAGE, cutoff=0.5)
+    shown = near or known[:_NAMES_IN_A_MESSAGE]
+    return f"{shown!r} and {len(known) - len(shown)} more, which its card lists"

@@ -1,6 +1,6 @@
 import pytest
 
-from lasttoken_export.catalogue import entry, load_catalogue, parse_entry
+from lasttoken_export.catalogue import entry, load_catalogue, parse_entry, prompts_with_tasks
 from lasttoken_export.errors import InvalidCatalogue, InvalidOption
 from lasttoken_export.model_sources import TOKENIZER
 from lasttoken_export.server_modules import server_module
@@ -44,6 +44,21 @@ def test_sfr_is_what_its_card_says():
     assert (sfr.dimensions, sfr.max_length) == (4096, 4096)
     assert sfr.licence.id == "cc-by-nc-4.0"
     assert "research only" in sfr.licence.note
+
+
+def test_each_task_is_a_prompt_of_models_that_take_instructions():
+    prompts = prompts_with_tasks(entry("sfr-embedding-mistral").tokenizer)
+    assert len(prompts) > 70
+    assert prompts["Banking77Classification"] == (
+        "Instruct: Given a online banking query, find the corresponding intents\nQuery: {text}"
+    )
+    assert prompts["query"] == entry("sfr-embedding-mistral").tokenizer["prompts"]["query"]
+    qwen = prompts_with_tasks(entry("qwen3-embedding-8b").tokenizer)
+    assert qwen["STS"] == "Instruct: Retrieve semantically similar text.\nQuery:{text}"
+    assert set(prompts_with_tasks(entry("bge-m3").tokenizer)) == {"query", "document"}
+    for loaded in load_catalogue().values():
+        data = {**loaded.tokenizer, "prompts": prompts_with_tasks(loaded.tokenizer)}
+        server_module(TOKENIZER, "contract").parse_contract(data)
 
 
 @pytest.mark.parametrize(

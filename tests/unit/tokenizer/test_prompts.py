@@ -46,3 +46,10 @@ def test_what_cannot_be_meant_is_refused(arguments, message):
     with pytest.raises(InvalidText, match=message) as error:
         prompted("cat", **arguments)
     assert error.value.reason == "prompt"
+
+
+def test_of_many_prompts_the_nearest_are_named():
+    prompts = {f"Task{number}Retrieval": "{text}" for number in range(50)}
+    contract = make_contract(prompts={**prompts, "Banking77": "{text}"})
+    with pytest.raises(InvalidText, match=r"has \['Banking77'\] and 50 more, which its card"):
+        apply_prompt(contract, "a", prompt_name="banking7", instruction=None)
