@@ -204,9 +204,10 @@ def check_precision(entry: CatalogueEntry, precision: str) -> None:
         InvalidOption: The catalogue does not call it safe.
     """
     if precision not in entry.precisions:
+        safe = [known for known in FLOAT_TYPES if known in entry.precisions]
         raise InvalidOption(
             f"{entry.name} is not safe in {precision}: its activations leave the range; choose one "
-            f"of {', '.join(entry.precisions)}"
+            f"of {', '.join(safe)}"
         )
 
 
