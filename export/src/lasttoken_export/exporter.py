@@ -182,7 +182,7 @@ def export_model(
             pooling=entry.pooling,
             dimensions=config.hidden_size,
             max_length=max_length,
-            prompts=sorted(entry.tokenizer["prompts"]),
+            prompts=sorted(prompts_with_tasks(entry.tokenizer)),
             sha256={str(file.relative_to(writer.staging)): _sha256(file) for file in files},
             checks=checks,
             exporter=__version__,

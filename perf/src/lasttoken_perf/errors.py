@@ -1,8 +1,10 @@
 """Errors of the perf suite.
 
 PerfError
-├── PeerFailed     a peer's process died or answered out of protocol
-└── WrongAnswer    what was to be timed did not return the right vectors
+├── PeerFailed        a peer's process died or answered out of protocol
+├── WrongAnswer       what was to be timed did not return the right vectors
+├── NotEnoughRoom     the disk has too little room for what is measured
+└── MemoryBarMissed   an export took more memory than it may
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ def test_a_repository_holds_all_that_the_server_needs(folder, tmp_path):
     card = json.loads((tmp_path / "repository/small/1/card.json").read_text())
     assert card["checks"]["bitwise_batch_invariant"] is True
     assert card["checks"]["largest_norm_error"] < 1e-6
+    assert {"query", "wrapped", "Banking77Classification"} <= set(card["prompts"])
     assert set(card["sha256"]) >= {"small_encoder/1/encoder.onnx.data"}
 
 
