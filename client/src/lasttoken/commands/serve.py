@@ -1,0 +1,80 @@
+"""`lasttoken serve`: a real Triton of this machine, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from pathlib import Path
+from types import FrameType
+
+from lasttoken.commands.command import Command, add_local_arguments, say
+
+
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("repository", type=Path, help="Triton model repository")
+    for name, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
+        parser.add_argument(
+            f"--{name}-port", type=int, default=port, help="0: a free one (default %(default)s)"
+        )
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="say where it serves as JSON")
+    add_local_arguments(parser)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from lasttoken.local import LocalTriton
+
+    server = LocalTriton(
+        arguments.repository,
+        grpc_port=arguments.grpc_port,
+        http_port=arguments.http_port,
+        metrics_port=arguments.metrics_port,
+        host=arguments.host,
+        log_path=arguments.log,
+        ready_timeout_s=arguments.ready_timeout,
+        python=arguments.python,
+        cache_folder=arguments.cache,
+        announce=say,
+    )
+    if not arguments.host.startswith("127.") and arguments.host != "::1":
+        say(f"{arguments.host} can be reached by others; Triton 24.10 is not meant for that")
+    # A service manager stops with SIGTERM; the server must end as cleanly as with Ctrl-C.
+    previous = signal.signal(signal.SIGTERM, _stop_requested)
+    try:
+        with server:
+            places = {
+                "models": list(server.models()),
+                "grpc": server.grpc_url,
+                "http": server.http_url,
+                "metrics": server.metrics_url,
+                "pid": server.pid,
+            }
+            if arguments.json:
+                print(json.dumps(places), flush=True)
+            else:
+                names = ", ".join(server.models())
+                print(f"serving {names} on {server.grpc_url} (gRPC)", flush=True)
+                say(f"HTTP {server.http_url}, metrics {server.metrics_url}; Ctrl-C stops")
+            server.wait()
+    except _StopRequested:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+class _StopRequested(BaseException):
+    """SIGTERM; like KeyboardInterrupt not an error, so not an Exception."""
+
+
+def _stop_requested(_signal_number: int, _frame: FrameType | None) -> None:
+    raise _StopRequested
+
+
+SERVE = Command(
+    name="serve",
+    summary="run Triton on this machine with a model repository",
+    add_arguments=_add_serve_arguments,
+    run=_serve,
+)
