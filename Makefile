@@ -13,7 +13,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference demo test lint format bench bench-export parity gguf-files soak clean
+.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-export parity gguf-files soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -39,14 +39,19 @@ $(UV_HOME)/.done:
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@
 
+.venv/.integrations: .venv/.reference
+	@$(UV) sync --quiet --locked --inexact --group dev --group reference --group integrations
+	@touch $@
+
 setup: .venv/.demo ## Install what serving, exporting and the demo need
 setup-dev: .venv/.dev ## The same and the tools of `make lint`
 reference: .venv/.reference ## The same and torch, transformers, sentence-transformers
+integrations: .venv/.integrations ## The same and the tools that the client has adapters for
 
 demo: .venv/.demo ## Export the demonstration model, serve it with a real Triton, embed over gRPC
 	@$(BIN)/lasttoken demo
 
-test: .venv/.reference ## All tests
+test: .venv/.integrations ## All tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/.dev ## ruff and mypy
