@@ -1,0 +1,47 @@
+"""What a subcommand of ``lasttoken-perf`` is; each is one module of `lasttoken_perf.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        name: What the user types.
+        summary: One line for the help.
+        add_arguments: Puts its arguments on its parser; ``--output`` is there already.
+        run: Does the work, prints the result to stdout and returns what ``--output`` writes as
+            JSON. A `PerfError` is shown without a traceback and ends with exit code 1.
+    """
+
+    name: str
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], dict[str, Any]]
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, the catalogue name of what is measured."""
+    parser.add_argument(
+        "--model", default="smollm2-135m", metavar="NAME", help="catalogue name (%(default)s)"
+    )
+
+
+def cache_folder() -> Path | None:
+    """Where weights and peers are kept: LASTTOKEN_CACHE, or None for the default."""
+    folder = os.environ.get("LASTTOKEN_CACHE")
+    return Path(folder) if folder else None
+
+
+def say(message: str) -> None:
+    """Tell the user what is being done."""
+    print(message, file=sys.stderr, flush=True)

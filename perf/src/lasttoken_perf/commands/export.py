@@ -1,0 +1,40 @@
+"""``lasttoken-perf export``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.errors import MemoryBarMissed
+from lasttoken_perf.export_bench import run_export_bench
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("build/bench-export"),
+        help="work folder, removed in the end; 32 GB (%(default)s)",
+    )
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    result = run_export_bench(options.folder, cache_folder=cache_folder(), say=say)
+    print(json.dumps(result, indent=1))
+    if result["peak_memory_bytes"] > result["peak_memory_bar_bytes"]:
+        raise MemoryBarMissed(
+            f"the export took {result['peak_memory_bytes'] / 1e9:.2f} GB, the bar is "
+            f"{result['peak_memory_bar_bytes'] / 1e9:.2f} GB"
+        )
+    return result
+
+
+COMMAND = Command(
+    name="export",
+    summary="export of a full-size random checkpoint: time, peak memory, bytes",
+    add_arguments=_add_arguments,
+    run=_run,
+)
