@@ -13,22 +13,37 @@ BROUGHT_ALONG = {"grpcio": "tritonclient", "protobuf": "tritonclient"}
 ONLY_IN_PEERS = {"sentence-transformers", "torch", "transformers"}
 """In processes of their own, in the environment of `make reference`."""
 FOR_THE_TYPE_CHECKER = {"typing_extensions"}
+OF_EXTRAS = {"adapters", "corpus", "gateway"}
+"""Folders that are imported only where their extra is installed."""
 
 
 def normalise(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def names_of(requirements):
+    return {normalise(re.split(r"[^\w.-]", r, maxsplit=1)[0]) for r in requirements}
+
+
 @pytest.mark.parametrize("package", ["client", "export", "perf"])
 def test_every_import_is_a_declared_dependency(package, pytestconfig):
     folder = pytestconfig.rootpath / package
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    declared = {normalise(re.split(r"[^\w.-]", d, maxsplit=1)[0]) for d in project["dependencies"]}
+    declared = names_of(project["dependencies"])
+    extras = project.get("optional-dependencies", {}).values()
+    optional = {name for extra in extras for name in names_of(extra)}
     distributions = packages_distributions()
     undeclared = set()
     imported = set()
     for path in (folder / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        lazy = {
+            id(node)
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -45,6 +60,8 @@ def test_every_import_is_a_declared_dependency(package, pytestconfig):
                     found = {"tritonclient"}
                 imported |= found
                 allowed = declared | {normalise(project["name"])}
+                if id(node) in lazy or OF_EXTRAS & set(path.parts):
+                    allowed |= optional
                 if "peers" in path.parts:
                     allowed |= ONLY_IN_PEERS
                 if package == "client" and path.name in ("demo.py", "catalogue_listing.py"):

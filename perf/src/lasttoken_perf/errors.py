@@ -4,7 +4,12 @@ PerfError
 ├── PeerFailed        a peer's process died or answered out of protocol
 ├── WrongAnswer       what was to be timed did not return the right vectors
 ├── NotEnoughRoom     the disk has too little room for what is measured
-└── MemoryBarMissed   an export took more memory than it may
+├── MemoryBarMissed   an export took more memory than it may
+├── MissingLibrary    an optional library is not installed
+└── InvalidPlan       the question to the planner is malformed
+    ├── UnknownModel
+    ├── InvalidPrices
+    └── InvalidCalibration
 """
 
 from __future__ import annotations
@@ -28,3 +33,23 @@ class NotEnoughRoom(PerfError):
 
 class MemoryBarMissed(PerfError):
     """An export took more memory than it may."""
+
+
+class MissingLibrary(PerfError):
+    """An optional library is not installed."""
+
+
+class InvalidPlan(PerfError):
+    """The question to the planner is malformed."""
+
+
+class UnknownModel(InvalidPlan):
+    """The planner has no shape of that model."""
+
+
+class InvalidPrices(InvalidPlan):
+    """The price file is malformed."""
+
+
+class InvalidCalibration(InvalidPlan):
+    """The file of measured points is malformed."""

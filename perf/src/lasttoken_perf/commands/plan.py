@@ -1,0 +1,177 @@
+"""``lasttoken-perf plan``: arguments, the table on stdout, and the answer as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lasttoken_perf.command import Command
+from lasttoken_perf.errors import InvalidPlan
+from lasttoken_perf.plan.calibration import load_calibration
+from lasttoken_perf.plan.devices import load_devices
+from lasttoken_perf.plan.model_account import known_models, model_account
+from lasttoken_perf.plan.planner import plan_all
+from lasttoken_perf.plan.prices import load_prices
+from lasttoken_perf.plan.published_claims import check_claims
+from lasttoken_perf.plan.render import claims_table, plot, table
+from lasttoken_perf.plan.request import PUBLISHED_EFFICIENCY, PlanRequest, TextLengths, text_lengths
+from lasttoken_perf.plan.storage import STORAGES
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="sfr-embedding-mistral",
+        help=f"a folder with config.json, or one of {', '.join(known_models())} (%(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        action="append",
+        choices=tuple(STORAGES),
+        help="may be given several times (all)",
+    )
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        choices=[d.name for d in load_devices()],
+        help="may be given several times (all)",
+    )
+    parser.add_argument(
+        "--text-tokens",
+        type=float,
+        default=256,
+        metavar="TOKENS",
+        help="mean length of a text (%(default)s)",
+    )
+    parser.add_argument(
+        "--longest", type=int, default=2048, metavar="TOKENS", help="longest text (%(default)s)"
+    )
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        metavar="FILE",
+        help="a length in tokens a line, in place of the two above",
+    )
+    parser.add_argument("--texts-per-s", type=float, default=100, help="load (%(default)s)")
+    parser.add_argument(
+        "--objective-ms",
+        type=float,
+        default=200,
+        help="99th percentile of the time in the encoder (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=8192,
+        metavar="TOKENS",
+        help="token budget, lowered where it does not fit (%(default)s)",
+    )
+    parser.add_argument(
+        "--efficiency",
+        type=float,
+        default=PUBLISHED_EFFICIENCY,
+        help="share of the dense operations reached (%(default)s, published)",
+    )
+    parser.add_argument(
+        "--runtime-gb", type=float, default=0.8, help="memory kept for the runtime (%(default)s)"
+    )
+    parser.add_argument(
+        "--utilisation",
+        type=float,
+        default=0.8,
+        help="share of the capacity to plan with (%(default)s)",
+    )
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="price file (the package's)")
+    parser.add_argument(
+        "--no-spot", action="store_true", help="without machines that can be taken back"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="measured points that override the roofline (the package's)",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG, SVG or PDF")
+    parser.add_argument(
+        "--claims",
+        action="store_true",
+        help="hold the published claims on SFR against the account instead",
+    )
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.claims:
+        checks = check_claims()
+        _show(claims_table(checks))
+        return {"what": "published claims against the account", "claims": [
+            {"claim": c.claim, "account": c.account, "agrees": c.agrees, "why": c.why}
+            for c in checks
+        ]}  # fmt: skip
+    request = PlanRequest(
+        model=options.model,
+        precisions=tuple(options.precision or STORAGES),
+        lengths=_lengths(options),
+        batch_tokens=options.batch_tokens,
+        texts_per_s=options.texts_per_s,
+        objective_s=options.objective_ms / 1e3,
+        efficiency=options.efficiency,
+        runtime_bytes=options.runtime_gb * 1e9,
+        utilisation_ceiling=options.utilisation,
+        allow_reclaimable=not options.no_spot,
+    )
+    model = model_account(request.model)
+    devices = [d for d in load_devices() if not options.gpu or d.name in options.gpu]
+    plans = plan_all(
+        request, model, devices, load_prices(options.prices), load_calibration(options.calibration)
+    )
+    lengths = request.lengths
+    title = (
+        f"{request.model}: {request.texts_per_s:g} texts/s of {lengths.mean:g} tokens (longest "
+        f"{lengths.longest}), p99 within {options.objective_ms:g} ms"
+    )
+    _show([title, "", *table(plans)])
+    if options.plot is not None:
+        plot(plans, options.plot, title=title)
+    return {
+        "what": "capacity plan",
+        "model": request.model,
+        "parameters": model.parameters,
+        "gflop_per_token": model.flops_per_token(lengths.attended) / 1e9,
+        "lengths": {
+            "mean": lengths.mean, "attended": lengths.attended, "longest": lengths.longest,
+        },
+        "texts_per_s": request.texts_per_s,
+        "objective_ms": options.objective_ms,
+        "efficiency": request.efficiency,
+        "utilisation_ceiling": request.utilisation_ceiling,
+        "plans": [plan.to_json() for plan in plans],
+    }  # fmt: skip
+
+
+def _show(lines: Sequence[str]) -> None:
+    print("\n".join(lines))
+
+
+def _lengths(options: argparse.Namespace) -> TextLengths:
+    if options.lengths is not None:
+        try:
+            sample = [int(line) for line in options.lengths.read_text().split()]
+        except (OSError, ValueError) as error:
+            raise InvalidPlan(
+                f"{str(options.lengths)!r} cannot be read as one length a line: {error}"
+            ) from None
+        return text_lengths(sample)
+    mean, longest = options.text_tokens, options.longest
+    if not 1 <= mean <= longest:
+        raise InvalidPlan(f"--text-tokens is {mean:g}; it must be from 1 to --longest ({longest})")
+    return TextLengths(mean=mean, attended=mean, longest=longest)
+
+
+COMMAND = Command(
+    name="plan",
+    summary="which GPUs run a model, at which precision, how fast, at what cost",
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,117 @@
+"""The plan for people: a table for the terminal or a Markdown page, and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lasttoken_perf.errors import MissingLibrary
+from lasttoken_perf.plan.planner import DevicePlan
+from lasttoken_perf.plan.published_claims import ClaimCheck
+
+_COLUMNS = (
+    "GPU", "precision", "memory GB", "batch", "tokens/s", "bound", "one text ms", "replicas",
+    "load", "p99 ms", "USD/h", "USD/M tokens", "USD/M texts", "price",
+)  # fmt: skip
+
+LEGEND = (
+    "m measured, p published, c computed (roofline). memory: weights + activations + runtime, of "
+    "the card's. p99: in the encoder, under steady load.",
+    "spot and community machines can be taken back at any time: plan one more, and retries.",
+)
+
+
+def table(plans: Sequence[DevicePlan]) -> list[str]:
+    """Return Markdown lines: options, then what is none and why."""
+    options = [_row(plan) for plan in plans if not plan.refusal]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
+    lines += [f"| {' | '.join(row)} |" for row in options]
+    refused = [plan for plan in plans if plan.refusal]
+    if not options:
+        lines = ["No device is an option."]
+    lines += ["", *LEGEND]
+    if refused:
+        lines += ["", "No option:"]
+        lines += [f"- {p.device.name} in {p.precision}: {p.refusal}" for p in refused]
+    return lines
+
+
+def claims_table(checks: Sequence[ClaimCheck]) -> list[str]:
+    """Return Markdown lines: published claims against the account."""
+    return [
+        "| published | account | agrees | why |",
+        "|---|---|---|---|",
+        *(f"| {c.claim} | {c.account} | {'yes' if c.agrees else 'no'} | {c.why} |" for c in checks),
+    ]
+
+
+def _row(plan: DevicePlan) -> list[str]:
+    assert plan.memory is not None
+    assert plan.rate is not None
+    assert plan.single_text is not None
+    assert plan.replicas is not None
+
+    def money(figure: object, digits: int) -> str:
+        return "-" if figure is None else f"{getattr(figure, 'value'):.{digits}f} c"  # noqa: B009
+
+    price = "-"
+    if plan.price is not None:
+        price = f"{plan.price.provider} {plan.price.tier}, {plan.price.listed}"
+    return [
+        plan.device.name,
+        plan.precision,
+        f"{plan.memory.total / 1e9:.1f} of {plan.device.memory_bytes / 1e9:.0f} c",
+        str(plan.batch_tokens),
+        f"{plan.rate.value:,.0f} {plan.rate.mark()}",
+        plan.rate_bound,
+        f"{plan.single_text.value:.1f} {plan.single_text.mark()} ({plan.single_bound})",
+        str(plan.replicas.replicas),
+        f"{plan.replicas.utilisation:.0%}",
+        f"{plan.replicas.p99_s * 1e3:.0f} c",
+        money(plan.cost_per_hour, 2),
+        money(plan.cost_per_million_tokens, 4),
+        money(plan.cost_per_million_texts, 3),
+        price,
+    ]
+
+
+def plot(plans: Sequence[DevicePlan], path: Path, *, title: str) -> None:
+    """Draw memory and throughput of every device and precision that is an option.
+
+    Args:
+        plans: Of `planner.plan_all`.
+        path: PNG, SVG or PDF by its ending.
+        title: Heading.
+
+    Raises:
+        MissingLibrary: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ModuleNotFoundError:
+        raise MissingLibrary("plots need matplotlib: pip install 'lasttoken-perf[plots]'") from None
+    options = [plan for plan in plans if not plan.refusal]
+    options.sort(key=lambda plan: plan.rate.value if plan.rate else 0.0)
+    labels = [f"{plan.device.name}, {plan.precision}" for plan in options]
+    canvas = Canvas(figsize=(11, 1.5 + 0.28 * len(options)), layout="constrained")
+    memory_axes, rate_axes = canvas.subplots(1, 2, sharey=True)
+    memory_axes.barh(
+        labels, [plan.device.memory_bytes / 1e9 for plan in options], color="#e3e7ee", label="card"
+    )
+    left = [0.0] * len(options)
+    for part, colour in (
+        ("weights", "#2f5d9b"), ("caches", "#8a6bb1"), ("activations", "#5aa469"),
+        ("mask", "#c77d3a"), ("runtime", "#999999"),
+    ):  # fmt: skip
+        sizes = [getattr(plan.memory, part) / 1e9 for plan in options]
+        memory_axes.barh(labels, sizes, left=left, color=colour, height=0.5, label=part)
+        left = [total + size for total, size in zip(left, sizes, strict=True)]
+    memory_axes.set_xlabel("memory, GB (computed)")
+    memory_axes.legend(fontsize=8)
+    rates = [plan.rate.value if plan.rate else 0.0 for plan in options]
+    computed = [plan.rate is not None and plan.rate.mark() == "c" for plan in options]
+    colours = ["#2f5d9b" if is_computed else "#c0392b" for is_computed in computed]
+    rate_axes.barh(labels, rates, color=colours)
+    rate_axes.set_xlabel("tokens/s in full batches (blue computed, red measured or published)")
+    canvas.suptitle(title)
+    canvas.savefig(path)
