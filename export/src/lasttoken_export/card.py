@@ -16,7 +16,7 @@ class Card:
         revision: Revision of the source; None where it has none.
         licence: ``{"id": ..., "note": ...}``.
         architecture: Architecture named by the checkpoint.
-        precision: ``fp32`` or ``fp16``.
+        precision: One of `precisions.PRECISIONS`.
         runtime: Runtime that the graph was written for.
         pooling: How a text's vector is taken from its tokens.
         dimensions: Elements of a vector.

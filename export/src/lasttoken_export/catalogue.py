@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lasttoken_export.errors import InvalidCatalogue, InvalidOption
+from lasttoken_export.precisions import FLOATS
 
 _NOT_MODELS = ("instructions.json",)
-_PRECISIONS = ("fp32", "fp16", "bf16")
 _SOURCE_KEYS = {
     "hub": {"kind", "id", "revision"},
     "pypi": {"kind", "package", "version", "files"},
@@ -51,7 +51,8 @@ class CatalogueEntry:
         matryoshka: Shorter sizes that the model was trained for: ``{"dimensions": [...]}``, or
             ``{"minimum": n}`` for any from n up; None for none.
         attention: ``causal`` or ``bidirectional``.
-        precisions: Precisions in which its activations stay in range.
+        precisions: Float types in which its activations stay in range; a quantised precision is
+            safe where the float type of the rest of its graph is.
         tokenizer: Contents of contract.json, validated by the server's own code at export.
         quality: Published figures, each with its source.
         golden_scores: Scores published for example texts: ``source``, ``query_prompt_name``,
@@ -92,9 +93,9 @@ class CatalogueEntry:
                 raise InvalidCatalogue(
                     f"{self.name}: {name} is {getattr(self, name)!r}; known are {known!r}"
                 )
-        if not self.precisions or not set(self.precisions) <= set(_PRECISIONS):
+        if not self.precisions or not set(self.precisions) <= set(FLOATS):
             raise InvalidCatalogue(
-                f"{self.name}: precisions are {self.precisions!r}; known are {_PRECISIONS!r}"
+                f"{self.name}: precisions are {self.precisions!r}; known are {FLOATS!r}"
             )
         if self.matryoshka is not None and not _is_matryoshka(self.matryoshka, self.dimensions):
             raise InvalidCatalogue(

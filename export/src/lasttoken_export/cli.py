@@ -29,7 +29,7 @@ from lasttoken_export.errors import ExportError, InvalidOption
 from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, export_model
 from lasttoken_export.folder_contract import entry_of_folder
 from lasttoken_export.golden_scores import check_golden_scores
-from lasttoken_export.graph.packed_graph import FLOAT_TYPES
+from lasttoken_export.precisions import PRECISIONS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
                         help="Triton model repository; other models in it stay")  # fmt: skip
-    parser.add_argument("--precision", choices=tuple(FLOAT_TYPES), default="fp32")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="onnxruntime")
     parser.add_argument("--like", metavar="NAME",
                         help="catalogue entry whose tokenizer contract and prompts a folder, a "

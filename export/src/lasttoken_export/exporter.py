@@ -18,9 +18,10 @@ from lasttoken_export.catalogue import CatalogueEntry, prompts_with_tasks
 from lasttoken_export.checkpoint import Checkpoint, validate_tensors
 from lasttoken_export.errors import InvalidOption, TokenizerMismatch
 from lasttoken_export.graph.model_graph import model_graph
-from lasttoken_export.graph.packed_graph import FLOAT_TYPES, EmbeddingContract
+from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
+from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
 from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
 from lasttoken_export.server_modules import server_module
 from lasttoken_export.verification import check_graph, check_weights, fits_into_memory
@@ -37,7 +38,7 @@ class ExportOptions:
 
     Attributes:
         output: Folder of the Triton model repository.
-        precision: One of `FLOAT_TYPES`.
+        precision: One of `PRECISIONS`, which the runtime can run.
         runtime: One of `RUNTIMES`.
         triton_name: Name of the ensemble; None for the model's own.
         max_length: Longest text in tokens; None for the model's own.
@@ -46,7 +47,7 @@ class ExportOptions:
         intra_op_threads: Threads of the runtime; 0 for one a core.
 
     Raises:
-        InvalidOption: A value is not one of those known.
+        InvalidOption: A value is not one of those known, or the runtime cannot run the precision.
     """
 
     output: Path
@@ -60,7 +61,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("precision", tuple(FLOAT_TYPES)),
+            ("precision", tuple(PRECISIONS)),
             ("runtime", tuple(RUNTIMES)),
             ("on_overflow", ("truncate", "refuse")),
         ):
@@ -68,6 +69,7 @@ class ExportOptions:
                 raise InvalidOption(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}"
                 )
+        find_precision(self.precision, self.runtime)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def export_model(
     config = checkpoint.config
     max_length = options.max_length or entry.max_length
     check_max_length(config, max_length)
-    check_precision(entry, options.precision)
+    check_precision(entry, options.precision, options.runtime)
     validate_tensors(checkpoint)
     runtime = RUNTIMES[options.runtime]
     preferred_tokens = _PREFERRED_BATCH_TOKENS[runtime]
@@ -122,7 +124,13 @@ def export_model(
     contract = EmbeddingContract(
         pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
     )
-    graph = model_graph(checkpoint, precision=options.precision, contract=contract).build(
+    graph_options: dict[str, Any] = {
+        "precision": options.precision,
+        "target": options.runtime,
+        "safe": entry.precisions,
+        "contract": contract,
+    }
+    graph = model_graph(checkpoint, **graph_options).build(
         rotary_positions=max_batch_tokens, version=__version__
     )
     weights = (value.const_value for value in graph.graph.initializers.values())
@@ -151,9 +159,9 @@ def export_model(
         _check_tokenizer(writer)
         graph_file = writer.version_folder(ENCODER) / "encoder.onnx"
         _save_graph(graph, graph_file, weight_bytes, on_bytes)
-        first_layer = model_graph(
-            checkpoint, precision=options.precision, contract=contract, num_layers=1
-        ).build(rotary_positions=max_batch_tokens, version=__version__)
+        first_layer = model_graph(checkpoint, **graph_options, num_layers=1).build(
+            rotary_positions=max_batch_tokens, version=__version__
+        )
         checks = {"weight_bytes_compared": check_weights(graph_file, first_layer)}
         checked_file, layers = graph_file, config.num_layers
         if not fits_into_memory(weight_bytes):
@@ -197,14 +205,14 @@ def export_model(
     )
 
 
-def check_precision(entry: CatalogueEntry, precision: str) -> None:
+def check_precision(entry: CatalogueEntry, precision: str, target: str) -> None:
     """Refuse a precision in which the model is known to fail.
 
     Raises:
         InvalidOption: The catalogue does not call it safe.
     """
-    if precision not in entry.precisions:
-        safe = [known for known in FLOAT_TYPES if known in entry.precisions]
+    if float_type(precision, target, entry.precisions) is None:
+        safe = safe_precisions(target, entry.precisions)
         raise InvalidOption(
             f"{entry.name} is not safe in {precision}: its activations leave the range; choose one "
             f"of {', '.join(safe)}"

@@ -156,7 +156,7 @@ def test_a_weight_that_is_not_the_checkpoints_is_found(folder, tmp_path, monkeyp
 def test_a_precision_that_is_not_safe_is_refused(folder, tmp_path):
     entry = dataclasses.replace(make_entry(), precisions=("fp32", "bf16"))
     options = ExportOptions(output=tmp_path / "repository", precision="fp16")
-    with pytest.raises(InvalidOption, match=r"not safe in fp16.*choose one of fp32$"):
+    with pytest.raises(InvalidOption, match=r"not safe in fp16.*choose one of fp32, int8"):
         export_model(open_checkpoint(folder), entry, options)
 
 

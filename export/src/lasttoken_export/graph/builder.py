@@ -76,7 +76,7 @@ class GraphBuilder:
 
     def constant(self, array: np.ndarray) -> ir.Value:
         """Return an initialiser that holds a small array; equal arrays are shared."""
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constants/{len(self._constants)}"
             self._constants[key] = self._tape.initializer(ir.Tensor(array, name=name), name=name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.decoder_config import DecoderConfig
-from lasttoken_export.errors import UnsupportedArchitecture
+from lasttoken_export.errors import InvalidOption, UnsupportedArchitecture
 from lasttoken_export.graph.bert import BertGraph
 from lasttoken_export.graph.decoder import DecoderGraph
 from lasttoken_export.graph.nomic_bert import NomicBertGraph
 from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
+from lasttoken_export.precisions import FLOATS, find_precision, float_type
 
 
 def model_graph(
@@ -16,20 +19,34 @@ def model_graph(
     *,
     precision: str,
     contract: EmbeddingContract,
+    target: str = "onnxruntime",
+    safe: Collection[str] = FLOATS,
     num_layers: int | None = None,
 ) -> PackedGraph:
     """Return the builder of a checkpoint's graph.
 
     Args:
         checkpoint: The weights.
-        precision: One of `packed_graph.FLOAT_TYPES`.
+        precision: One of `precisions.PRECISIONS`.
         contract: Pooling and attention.
+        target: One of `precisions.TARGETS`.
+        safe: Float types in which the model's activations stay in range.
         num_layers: Only so many of the first layers, for a check; None for all.
 
     Raises:
+        InvalidOption: The target cannot run the precision, or no float type is safe.
         UnsupportedArchitecture: The contract asks for causal attention of an encoder.
     """
     config = checkpoint.config
+    found = float_type(precision, target, safe)
+    if found is None:
+        wanted = " or ".join(find_precision(precision, target).float_types[target])
+        raise InvalidOption(
+            f"{precision} on {target} computes in {wanted}, in which the model is not safe; choose "
+            "fp32"
+        )
+    if found != precision:
+        raise InvalidOption(f"{precision} graphs are not written yet; choose fp32 or fp16")
     kind: type[PackedGraph]
     if isinstance(config, DecoderConfig):
         kind = DecoderGraph

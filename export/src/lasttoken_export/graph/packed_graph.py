@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from lasttoken_export.graph.pooling import POOLINGS, build_l2_normalize, build_l
 FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
     "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
     "fp16": (ir.DataType.FLOAT16, np.dtype(np.float16)),
+    "bf16": (ir.DataType.BFLOAT16, np.dtype(ml_dtypes.bfloat16)),
 }
+"""Types in a graph and in memory by the name in `precisions.FLOATS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
