@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lasttoken_perf import bench
+from lasttoken_perf import bench, results
 from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.peers.bare_engine import sorted_batches
@@ -75,7 +75,7 @@ def test_a_contestant_with_other_vectors_is_not_timed():
 def test_the_table_shows_every_contestant_and_ratio():
     seconds = {bench.BARE: [1.0], bench.SERVED: [1.25], bench.SERVED_LIST: [1.0]}
     result = {
-        "tokens_per_s": {name: bench._spread([1000 / s for s in all_s])
+        "tokens_per_s": {name: results.spread([1000 / s for s in all_s])
                          for name, all_s in seconds.items()},
         "ratios": bench._ratios(seconds),
     }  # fmt: skip

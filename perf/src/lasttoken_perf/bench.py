@@ -6,14 +6,10 @@ engine's before anything is timed: a fast wrong answer is no result.
 
 from __future__ import annotations
 
-import os
-import platform
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +25,9 @@ from lasttoken_export.server_modules import server_module
 from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.hf_folder import write_hf_folder
+from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
+from lasttoken_perf.results import spread
 from lasttoken_perf.served import embed_list, embed_one_by_one, read_metrics
 
 BARE, SERVED, SERVED_LIST, SENTENCE_TRANSFORMERS = (
@@ -132,7 +130,7 @@ def run_bench(options: BenchOptions, *, say: Callable[[str], None]) -> dict[str,
             for p in (0, 10, 50, 90, 99, 100)
         },
         "seconds": seconds,
-        "tokens_per_s": {name: _spread([tokens / s for s in all_s])
+        "tokens_per_s": {name: spread([tokens / s for s in all_s])
                          for name, all_s in seconds.items()},
         "ratios": _ratios(seconds),
         "agreement_with_bare_engine": agreement,
@@ -190,7 +188,7 @@ def _agreement(
 def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Speed of the served model over each other contestant's, repeat by repeat."""
     return {
-        f"{served} / {other}": _spread(
+        f"{served} / {other}": spread(
             [theirs / ours for ours, theirs in zip(seconds[served], seconds[other], strict=True)]
         )
         for served in (SERVED, SERVED_LIST)
@@ -199,35 +197,14 @@ def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what a figure depends on: processor, cores, versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return {
-        "processor": ", ".join(sorted(names)),
-        "widest_vectors": next(
-            (f for f in ("amx_int8", "avx512_vnni", "avx512f", "avx2") if f in flags), "none"
-        ),
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("lasttoken", "onnxruntime", "numpy")},
-    }
-
-
 def table(result: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a Markdown table of the result."""
     yield "| contestant | tokens/s (median) | min | max |"
     yield "|---|---|---|---|"
-    for name, spread in result["tokens_per_s"].items():
-        yield f"| {name} | {spread['median']:.0f} | {spread['min']:.0f} | {spread['max']:.0f} |"
+    for name, s in result["tokens_per_s"].items():
+        yield f"| {name} | {s['median']:.0f} | {s['min']:.0f} | {s['max']:.0f} |"
     yield ""
     yield "| ratio | median | min | max |"
     yield "|---|---|---|---|"
-    for name, spread in result["ratios"].items():
-        yield f"| {name} | {spread['median']:.2f} | {spread['min']:.2f} | {spread['max']:.2f} |"
+    for name, s in result["ratios"].items():
+        yield f"| {name} | {s['median']:.2f} | {s['min']:.2f} | {s['max']:.2f} |"

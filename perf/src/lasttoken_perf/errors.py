@@ -3,6 +3,8 @@
 PerfError
 ├── PeerFailed        a peer's process died or answered out of protocol
 ├── WrongAnswer       what was to be timed did not return the right vectors
+├── MalformedResult   a JSON file is not a result, or has undocumented fields
+├── ToolUnavailable   perf_analyzer or a peer cannot be installed or run here
 ├── NotEnoughRoom     the disk has too little room for what is measured
 ├── MemoryBarMissed   an export took more memory than it may
 ├── MissingLibrary    an optional library is not installed
@@ -25,6 +27,14 @@ class PeerFailed(PerfError):
 
 class WrongAnswer(PerfError):
     """Vectors have the wrong shape or norm, or do not agree with the reference."""
+
+
+class MalformedResult(PerfError):
+    """A JSON file is not a result of this suite, or has fields that are not documented."""
+
+
+class ToolUnavailable(PerfError):
+    """A tool or a peer cannot be installed or run on this machine; the message says why."""
 
 
 class NotEnoughRoom(PerfError):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_export.checkpoint import fetch_packaged_files
-from lasttoken_perf.bench import describe_machine
 from lasttoken_perf.errors import NotEnoughRoom, PeerFailed
+from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
 
 PEAK_MEMORY_BAR_BYTES = 3_000_000_000
