@@ -5,16 +5,20 @@ The cost of a batch in token equivalents is
     overhead + tokens + attention_cell_cost * rows * longest_row ** 2
 
 since token-wise operators run on the packed tokens and attention on rows gathered to the longest
-one. The batch always contains the oldest row and, around it in order of length, the run of rows
-that makes the cost a token lowest.
+one. Where the graph is padded, token-wise operators run on ``rows * longest_row`` tokens too. The
+batch always contains the oldest row and, around it in order of length, the run of rows that makes
+the cost of a real token lowest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Counts = TypeVar("_Counts", int, NDArray[np.int64])
 
 _LONGEST_CANDIDATES = 64
 """How many candidates for the longest row are tried; bounds the time of a plan."""
@@ -25,7 +29,7 @@ class BatchLimits:
     """Limits of one batch.
 
     Attributes:
-        preferred_tokens: Rows are put together up to this many tokens.
+        preferred_tokens: Rows are put together up to this many computed tokens.
         max_rows: Most rows.
     """
 
@@ -35,10 +39,21 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """Cost of a batch, in token equivalents (see the module's docstring)."""
+    """Cost of a batch, in token equivalents (see the module's docstring).
+
+    Attributes:
+        attention_cell_cost: Of one attention cell.
+        overhead_tokens: Of a batch, whatever is in it.
+        padded: Whether every operator sees rows as long as the longest.
+    """
 
     attention_cell_cost: float
     overhead_tokens: float
+    padded: bool = False
+
+    def computed_tokens(self, tokens: _Counts, rows: _Counts, longest: _Counts) -> _Counts:
+        """Tokens that are computed for so many rows, of so many tokens in all."""
+        return rows * longest if self.padded else tokens
 
 
 def choose_rows(
@@ -75,9 +90,12 @@ def choose_rows(
 
     tokens = before[lasts + 1][:, None] - before[firsts][None, :]
     rows = (lasts + 1)[:, None] - firsts[None, :]
-    cells = rows * (ordered[lasts].astype(float) ** 2)[:, None]
-    per_token = (cost.overhead_tokens + cost.attention_cell_cost * cells) / tokens
-    allowed = (tokens <= limits.preferred_tokens) & (rows <= limits.max_rows)
+    longest = ordered[lasts][:, None]
+    computed = cost.computed_tokens(tokens, rows, longest)
+    cells = rows * longest.astype(float) ** 2
+    padding = computed - tokens
+    per_token = (cost.overhead_tokens + padding + cost.attention_cell_cost * cells) / tokens
+    allowed = (computed <= limits.preferred_tokens) & (rows <= limits.max_rows)
     allowed[0, -1] = True  # the oldest row alone
     per_token[~allowed] = np.inf
     best_last, best_first = np.unravel_index(int(np.argmin(per_token)), per_token.shape)

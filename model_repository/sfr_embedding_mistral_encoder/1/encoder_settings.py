@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 RUNTIMES = ("onnxruntime-cpu", "onnxruntime-cuda")
+GRAPH_FORMS = ("packed", "padded")
 
 
 class InvalidSettings(ValueError):
@@ -21,6 +22,7 @@ class EncoderSettings:
     """
 
     runtime: str
+    graph_form: str
     intra_op_threads: int
     max_length: int
     vocab_size: int
@@ -36,6 +38,9 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         self._require(self.runtime in RUNTIMES, "runtime", f"one of {', '.join(RUNTIMES)}")
+        self._require(
+            self.graph_form in GRAPH_FORMS, "graph_form", f"one of {', '.join(GRAPH_FORMS)}"
+        )
         self._require(self.intra_op_threads >= 0, "intra_op_threads", "0 or more")
         for name in ("max_length", "vocab_size", "preferred_batch_tokens", "max_batch_rows"):
             self._require(getattr(self, name) >= 1, name, "1 or more")

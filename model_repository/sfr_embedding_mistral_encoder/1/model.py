@@ -15,8 +15,9 @@ from encode_errors import EncodeError
 from encode_request import EncodeRequest, parse_service_class, rows_from_tensors
 from encoder_metrics import EncoderMetrics
 from encoder_settings import EncoderSettings
+from engine import Engine
+from engine_choice import open_engine
 from numpy.typing import NDArray
-from onnxruntime_engine import OnnxRuntimeEngine
 from row_queue import RowQueue
 from scheduler import Scheduler
 
@@ -30,11 +31,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self._settings = settings = EncoderSettings.from_parameters(config["parameters"])
         version_folder = Path(args["model_repository"]) / args["model_version"]
-        engine = OnnxRuntimeEngine(
-            version_folder / "encoder.onnx",
-            runtime=settings.runtime,
-            intra_op_threads=settings.intra_op_threads,
-        )
+        engine = open_engine(version_folder, settings)
         check_engine(engine, config["output"][0]["dims"][0])
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._metrics = EncoderMetrics(pb_utils, labels)
@@ -45,6 +42,7 @@ class TritonPythonModel:
             CostModel(
                 attention_cell_cost=settings.attention_cell_cost,
                 overhead_tokens=settings.batch_overhead_tokens,
+                padded=settings.graph_form == "padded",
             ),
             max_queue_tokens=settings.max_queue_tokens,
             bulk_queue_fraction=settings.bulk_queue_fraction,
@@ -95,7 +93,7 @@ def send(sender: Any, answer: NDArray[np.float32] | EncodeError) -> None:
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def check_engine(engine: OnnxRuntimeEngine, dimensions: int) -> None:
+def check_engine(engine: Engine, dimensions: int) -> None:
     """Refuse to start when the graph does not give unit vectors of the configured size."""
     vectors = engine.encode(np.zeros(3, np.int32), np.array([1, 2], np.int32))
     norms = np.linalg.norm(vectors, axis=1)

@@ -6,12 +6,41 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from computed_work import ComputedWork, packed_work
 from numpy.typing import NDArray
 
 _PROVIDERS = {
     "onnxruntime-cpu": "CPUExecutionProvider",
     "onnxruntime-cuda": "CUDAExecutionProvider",
 }
+
+
+def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.InferenceSession:
+    """Load a graph, on the provider asked for and no other.
+
+    Args:
+        graph: Path of the ONNX file; its external data lies beside it.
+        runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
+        intra_op_threads: Threads of one operator; 0 for one a core.
+
+    Raises:
+        RuntimeError: The installed ONNX Runtime has no such execution provider.
+    """
+    provider = _PROVIDERS[runtime]
+    if provider not in ort.get_available_providers():
+        raise RuntimeError(
+            f"runtime {runtime!r} needs ONNX Runtime's {provider}, which is not installed; "
+            "install onnxruntime-gpu in the server's environment or set the parameter runtime "
+            "to 'onnxruntime-cpu'"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    # Every batch has shapes of its own: planned memory would be planned anew each time.
+    options.enable_mem_pattern = False
+    session = ort.InferenceSession(graph, options, providers=[provider])
+    # Another provider would be a silent fallback to a far slower device.
+    assert session.get_providers()[0] == provider
+    return session
 
 
 class OnnxRuntimeEngine:
@@ -27,20 +56,7 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, graph: Path, *, runtime: str, intra_op_threads: int) -> None:
-        provider = _PROVIDERS[runtime]
-        if provider not in ort.get_available_providers():
-            raise RuntimeError(
-                f"runtime {runtime!r} needs ONNX Runtime's {provider}, which is not installed; "
-                "install onnxruntime-gpu in the server's environment or set the parameter runtime "
-                "to 'onnxruntime-cpu'"
-            )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
-        # Every batch has shapes of its own: planned memory would be planned anew each time.
-        options.enable_mem_pattern = False
-        self._session = ort.InferenceSession(graph, options, providers=[provider])
-        # Another provider would be a silent fallback to a far slower device.
-        assert self._session.get_providers()[0] == provider
+        self._session = open_session(graph, runtime=runtime, intra_op_threads=intra_op_threads)
         self.dimensions: int = self._session.get_outputs()[0].shape[1]
 
     def encode(
@@ -55,3 +71,7 @@ class OnnxRuntimeEngine:
         }
         embedding: NDArray[np.float32] = self._session.run(["embedding"], feeds)[0]
         return embedding
+
+    def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
+        """See `engine.Engine.computed_work`."""
+        return packed_work(row_lengths)

@@ -45,9 +45,12 @@ class _ClassQueue:
         overdue = [row for row in islice(self.rows, self._limits.max_rows) if self._is_overdue(row)]
         if overdue:
             fitting, tokens = overdue[:1], len(overdue[0].tokens)
+            longest = tokens
             for row in overdue[1:]:
                 tokens += len(row.tokens)
-                if tokens > self._limits.preferred_tokens:
+                longest = max(longest, len(row.tokens))
+                computed = self._cost.computed_tokens(tokens, len(fitting) + 1, longest)
+                if computed > self._limits.preferred_tokens:
                     break
                 fitting.append(row)
             return fitting

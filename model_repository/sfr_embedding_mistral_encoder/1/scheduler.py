@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from computed_work import ComputedWork
 from encode_errors import EncodeError, EngineFailed, ShuttingDown
 from encode_request import EncodeRequest, Row
 from engine import Engine
@@ -33,9 +34,9 @@ class BatchReport:
     Attributes:
         rows: Rows of the batch.
         real_tokens: Tokens of its texts.
-        computed_tokens: Tokens that the engine was given.
+        computed_tokens: Tokens that the engine computed, padding included.
         real_attention_cells: Sum of the squared row lengths.
-        computed_attention_cells: Rows times the squared longest row.
+        computed_attention_cells: Attention cells that the engine computed.
         seconds: Time in the engine.
         queue_tokens: Tokens that wait now that it is done.
         failed_rows: Rows answered with an error.
@@ -166,15 +167,14 @@ class Scheduler:
         lengths = np.array([len(row.tokens) for row in rows], np.int32)
         input_ids = np.concatenate([row.tokens for row in rows])
         started_s = time.perf_counter()
-        results = self._encode_isolating([row.tokens for row in rows], input_ids, lengths)
+        results, work = self._encode_isolating([row.tokens for row in rows], input_ids, lengths)
         seconds = time.perf_counter() - started_s
-        longest = int(lengths.max())
         report = BatchReport(
             rows=len(rows),
             real_tokens=int(lengths.sum()),
-            computed_tokens=len(input_ids),
+            computed_tokens=work.tokens,
             real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
-            computed_attention_cells=len(rows) * longest * longest,
+            computed_attention_cells=work.attention_cells,
             seconds=seconds,
             queue_tokens=self._queue.tokens,
             failed_rows=sum(isinstance(result, EncodeError) for result in results),
@@ -193,12 +193,13 @@ class Scheduler:
         row_tokens: list[NDArray[np.int32]],
         input_ids: NDArray[np.int32],
         lengths: NDArray[np.int32],
-    ) -> list[NDArray[np.float32] | EncodeError]:
-        """Return each row's vector, or the error that is this row's own.
+    ) -> tuple[list[NDArray[np.float32] | EncodeError], ComputedWork]:
+        """Return each row's vector, or the error that is this row's own, and what it took.
 
         Where a batch fails its rows are tried alone: a vector does not depend on its batch, so
         only the rows that the engine cannot compute are answered with an error.
         """
+        work = self._engine.computed_work(lengths)
         try:
             vectors = self._engine.encode(input_ids, lengths)
             if vectors.ndim != 2 or len(vectors) != len(lengths):
@@ -206,13 +207,17 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises is answered
             if len(lengths) > 1:
                 _log.warning("batch of %d rows failed, trying each alone: %s", len(lengths), error)
-                return [
-                    self._encode_isolating([tokens], tokens, lengths[index : index + 1])[0]
-                    for index, tokens in enumerate(row_tokens)
-                ]
+                results: list[NDArray[np.float32] | EncodeError] = []
+                for index, tokens in enumerate(row_tokens):
+                    [result], more = self._encode_isolating(
+                        [tokens], tokens, lengths[index : index + 1]
+                    )
+                    results.append(result)
+                    work += more
+                return results, work
             _log.exception("row of %d tokens failed", len(input_ids))
             message = f"the engine failed on a text of {len(input_ids)} tokens: {error}"
-            return [EngineFailed(message)]
+            return [EngineFailed(message)], work
         finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         return [
             vector
@@ -222,7 +227,7 @@ class Scheduler:
                 "overflows in half precision needs bf16 or fp32"
             )
             for vector, is_finite, length in zip(vectors, finite, lengths, strict=True)
-        ]
+        ], work
 
     def _answer(
         self,

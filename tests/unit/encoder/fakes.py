@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+from computed_work import packed_work, padded_work
 
 
 def vector_of(tokens):
@@ -16,8 +17,9 @@ def vector_of(tokens):
 class FakeEngine:
     """Records batches; optionally waits at a gate, fails on a token, or gives NaN for one."""
 
-    def __init__(self, *, poison=None, nan=None):
+    def __init__(self, *, poison=None, nan=None, padded=False):
         self.batches = []
+        self.computed_work = padded_work if padded else packed_work
         self.poison, self.nan = poison, nan
         self.gate = threading.Event()
         self.gate.set()

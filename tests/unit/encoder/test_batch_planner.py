@@ -53,6 +53,25 @@ def test_no_run_around_the_oldest_is_cheaper(lengths):
     assert cost_per_token(choose(lengths)) == pytest.approx(best)
 
 
+PADDED = CostModel(attention_cell_cost=1e-3, overhead_tokens=8, padded=True)
+
+
+@given(LENGTHS)
+def test_a_padded_batch_keeps_its_limit_with_its_padding(lengths):
+    chosen = choose(lengths, cost=PADDED)
+    assert 0 in chosen
+    longest = max(lengths[index] for index in chosen)
+    assert len(chosen) * longest <= LIMITS.preferred_tokens or chosen == [0]
+
+
+def test_padding_is_a_cost():
+    lengths = [10, 30, 10, 10]
+    free = CostModel(attention_cell_cost=0, overhead_tokens=8)
+    assert sorted(choose(lengths, cost=free)) == [0, 1, 2, 3]
+    padded = CostModel(attention_cell_cost=0, overhead_tokens=8, padded=True)
+    assert sorted(choose(lengths, cost=padded)) == [0, 2, 3]
+
+
 def test_short_rows_do_not_join_a_long_one_when_attention_is_dear():
     lengths = [90, 2, 2, 2]
     dear = CostModel(attention_cell_cost=1e-1, overhead_tokens=8)

@@ -25,6 +25,7 @@ def test_the_shipped_configuration_is_complete_and_valid(parameters):
     ("name", "value", "message"),
     [
         ("runtime", "vulkan", "one of onnxruntime-cpu"),
+        ("graph_form", "ragged", "one of packed, padded"),
         ("max_length", "many", "'many'; set it to a value of type int"),
         ("max_length", "5000", "max_batch_tokens is 4096; set it to at least max_length (5000)"),
         ("max_batch_rows", "0", "1 or more"),

@@ -27,10 +27,10 @@ class Clock:
 def make():
     made = []
 
-    def build(engine, *, clock=time.monotonic, max_queue_tokens=100_000):
+    def build(engine, *, clock=time.monotonic, max_queue_tokens=100_000, padded=False):
         queue = RowQueue(
             BatchLimits(preferred_tokens=PREFERRED, max_rows=16),
-            CostModel(attention_cell_cost=1e-3, overhead_tokens=8),
+            CostModel(attention_cell_cost=1e-3, overhead_tokens=8, padded=padded),
             max_queue_tokens=max_queue_tokens,
             bulk_queue_fraction=0.75,
             bulk_every=4,
@@ -134,6 +134,47 @@ def test_an_engine_failure_reaches_exactly_the_rows_concerned(make):
     np.testing.assert_array_equal(after.wait(), [vector_of(rows_of([9])[0])])
     scheduler.close(drain_timeout_s=1)
     assert sum(report.failed_rows for report in observer.reports) == 2
+
+
+def test_the_report_counts_what_the_engine_computed(make):
+    for padded, tokens in ((False, 3 + 5), (True, 2 * 5)):
+        engine = FakeEngine(padded=padded)
+        engine.gate.clear()
+        scheduler, observer = make(engine, padded=padded)
+        hold = submit(scheduler, rows_of([64]))
+        assert engine.running.wait(5)
+        answer = submit(scheduler, rows_of([3, 5]))
+        engine.gate.set()
+        hold.wait(), answer.wait()
+        scheduler.close(drain_timeout_s=5)
+        report = observer.reports[-1]
+        assert (report.real_tokens, report.computed_tokens) == (8, tokens)
+        assert (report.real_attention_cells, report.computed_attention_cells) == (34, 50)
+
+
+def test_what_is_tried_again_is_counted_again(make):
+    engine = FakeEngine(poison=999)
+    scheduler, observer = make(engine)
+    bad = submit(scheduler, [np.array([999, 1], np.int32), *rows_of([4])])
+    assert isinstance(bad.wait(), EngineFailed)
+    scheduler.close(drain_timeout_s=5)
+    assert engine.batches == [[2, 4], [2], [4]]
+    [report] = observer.reports
+    assert (report.real_tokens, report.computed_tokens) == (6, 12)
+    assert report.computed_attention_cells == 2 * 16 + 4 + 16
+
+
+def test_a_padded_batch_keeps_within_its_tokens_even_when_rows_are_overdue(make):
+    engine = FakeEngine(padded=True)
+    engine.gate.clear()
+    scheduler, _ = make(engine, padded=True)
+    lengths = [1, 30, 2, 60, 5, 33, 3, 20] * 12
+    answers = [submit(scheduler, rows_of([length])) for length in lengths]
+    engine.gate.set()
+    for answer in answers:
+        answer.wait()
+    assert all(len(batch) * max(batch) <= PREFERRED for batch in engine.batches)
+    assert max(map(len, engine.batches)) > 4
 
 
 def test_the_rest_of_a_failed_request_is_not_computed(make):

@@ -1,0 +1,49 @@
+"""How much an engine computes for a batch, padding included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputedWork:
+    """What one or several runs of an engine computed.
+
+    Attributes:
+        tokens: Tokens that passed the token-wise operators.
+        attention_cells: Pairs of query and key.
+    """
+
+    tokens: int
+    attention_cells: int
+
+    def __add__(self, other: ComputedWork) -> ComputedWork:
+        return ComputedWork(
+            tokens=self.tokens + other.tokens,
+            attention_cells=self.attention_cells + other.attention_cells,
+        )
+
+
+def packed_work(row_lengths: NDArray[np.int32]) -> ComputedWork:
+    """Work of the packed graph: only attention sees rows as long as the longest.
+
+    Args:
+        row_lengths: ``[B]`` tokens of each row.
+    """
+    longest = int(row_lengths.max())
+    return ComputedWork(
+        tokens=int(row_lengths.sum()), attention_cells=len(row_lengths) * longest * longest
+    )
+
+
+def padded_work(row_lengths: NDArray[np.int32]) -> ComputedWork:
+    """Work of a padded graph: every row is as long as the longest throughout.
+
+    Args:
+        row_lengths: ``[B]`` tokens of each row.
+    """
+    rows, longest = len(row_lengths), int(row_lengths.max())
+    return ComputedWork(tokens=rows * longest, attention_cells=rows * longest * longest)
