@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +21,14 @@ class Card:
         runtime: Runtime that the graph was written for.
         pooling: How a text's vector is taken from its tokens.
         dimensions: Elements of a vector.
+        matryoshka: Shorter sizes that the model was trained for: ``{"dimensions": [...]}`` or
+            ``{"minimum": n}``; None where it was trained for its full size only.
         max_length: Longest text in tokens.
+        opening_ids: Special tokens in front of every text.
+        closing_ids: Special tokens behind every text; with last-token pooling the vector is theirs.
+        vocab_size: Token ids are below this.
         prompts: Names of the prompts.
+        default_prompt_name: Prompt of a request that names none; None for the bare text.
         sha256: Digest of each file that decides what the model answers, by path in the repository.
         checks: Figures of the exporter's verification.
         exporter: Version of the exporter.
@@ -36,8 +43,13 @@ class Card:
     runtime: str
     pooling: str
     dimensions: int
+    matryoshka: Mapping[str, Any] | None
     max_length: int
+    opening_ids: list[int]
+    closing_ids: list[int]
+    vocab_size: int
     prompts: list[str]
+    default_prompt_name: str | None
     sha256: dict[str, str]
     checks: dict[str, Any]
     exporter: str

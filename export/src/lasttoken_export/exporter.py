@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,13 @@ def export_model(
             runtime=runtime,
             pooling=entry.pooling,
             dimensions=config.hidden_size,
+            matryoshka=entry.matryoshka,
             max_length=max_length,
+            opening_ids=_special_ids(entry.tokenizer, behind=False),
+            closing_ids=_special_ids(entry.tokenizer, behind=True),
+            vocab_size=config.vocab_size,
             prompts=sorted(prompts_with_tasks(entry.tokenizer)),
+            default_prompt_name=entry.tokenizer["default_prompt_name"],
             sha256={str(file.relative_to(writer.staging)): _sha256(file) for file in files},
             checks=checks,
             exporter=__version__,
@@ -203,6 +208,14 @@ def export_model(
         weight_bytes=weight_bytes,
         checks=checks,
     )
+
+
+def _special_ids(tokenizer: Mapping[str, Any], *, behind: bool) -> list[int]:
+    """Ids of the contract's special tokens in front of the text, or behind it."""
+    sequence = list(tokenizer["sequence"])
+    place = sequence.index("$A")
+    special = sequence[place + 1 :] if behind else sequence[:place]
+    return [int(tokenizer["special_tokens"][token]) for token in special]
 
 
 def check_precision(entry: CatalogueEntry, precision: str, target: str) -> None:

@@ -95,6 +95,8 @@ def test_a_repository_holds_all_that_the_server_needs(folder, tmp_path):
     assert card["checks"]["bitwise_batch_invariant"] is True
     assert card["checks"]["largest_norm_error"] < 1e-6
     assert {"query", "wrapped", "Banking77Classification"} <= set(card["prompts"])
+    assert (card["opening_ids"], card["closing_ids"], card["vocab_size"]) == ([256], [257], 259)
+    assert (card["matryoshka"], card["default_prompt_name"]) == (None, None)
     assert set(card["sha256"]) >= {"small_encoder/1/encoder.onnx.data"}
 
 
