@@ -13,6 +13,8 @@ BROUGHT_ALONG = {"grpcio": "tritonclient", "protobuf": "tritonclient"}
 ONLY_IN_PEERS = {"sentence-transformers", "torch", "transformers"}
 """In processes of their own, in the environment of `make reference`."""
 FOR_THE_TYPE_CHECKER = {"typing_extensions"}
+GIVEN_BY_TRITON = {"triton_python_backend_utils"}
+"""To the Python models that it runs."""
 OF_EXTRAS = {"adapters", "corpus", "gateway"}
 """Folders that are imported only where their extra is installed."""
 
@@ -52,7 +54,7 @@ def test_every_import_is_a_declared_dependency(package, pytestconfig):
                 continue
             for name in names:
                 top = name.partition(".")[0]
-                if top in sys.stdlib_module_names or top in FOR_THE_TYPE_CHECKER:
+                if top in sys.stdlib_module_names or top in FOR_THE_TYPE_CHECKER | GIVEN_BY_TRITON:
                     continue
                 found = {normalise(d) for d in distributions.get(top, [top])}
                 found = {BROUGHT_ALONG.get(d, d) for d in found}
