@@ -40,7 +40,7 @@ $(UV_HOME)/.done:
 	@touch $@
 
 .venv/.integrations: .venv/.reference
-	@$(UV) sync --quiet --locked --inexact --group dev --group reference --group integrations
+	@$(UV) sync --quiet --locked --inexact --group dev --group reference --group integrations --group plans
 	@touch $@
 
 setup: .venv/.demo ## Install what serving, exporting and the demo need

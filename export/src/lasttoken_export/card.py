@@ -31,6 +31,7 @@ class Card:
         default_prompt_name: Prompt of a request that names none; None for the bare text.
         sha256: Digest of each file that decides what the model answers, by path in the repository.
         checks: Figures of the exporter's verification.
+        plan: What the TensorRT plan was built by and for; None where the graph itself is served.
         exporter: Version of the exporter.
     """
 
@@ -52,6 +53,7 @@ class Card:
     default_prompt_name: str | None
     sha256: dict[str, str]
     checks: dict[str, Any]
+    plan: dict[str, Any] | None
     exporter: str
 
     def to_json(self) -> dict[str, Any]:

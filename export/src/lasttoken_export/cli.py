@@ -30,6 +30,7 @@ from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, exp
 from lasttoken_export.folder_contract import entry_of_folder
 from lasttoken_export.golden_scores import check_golden_scores
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.tensorrt.arguments import add_plan_arguments, plan_choices, plan_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="most tokens waiting; more is refused (%(default)s)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N",
                         help="threads of the CPU runtime; 0: one a core")  # fmt: skip
+    add_plan_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
@@ -93,7 +95,7 @@ def _export(options: argparse.Namespace) -> int:
     entry = find_entry(options.model, options.like, checkpoint)
     note = f" ({entry.licence.note})" if entry.licence.note else ""
     print(f"{entry.name}: licence {entry.licence.id}{note}", file=sys.stderr)
-    with _progress_bar() as on_bytes:
+    with _progress_bar() as on_bytes, plan_progress() as on_plan:
         report = export_model(
             checkpoint,
             entry,
@@ -106,8 +108,10 @@ def _export(options: argparse.Namespace) -> int:
                 max_queue_tokens=options.max_queue_tokens,
                 on_overflow=options.on_overflow,
                 intra_op_threads=options.threads,
+                plan=plan_choices(options, Path(cache) if cache else None),
             ),
             on_bytes=on_bytes,
+            on_plan=on_plan,
         )
     _print_report(report, as_json=options.json)
     return 0

@@ -18,6 +18,12 @@ ExportError
 ├── TokenizerMismatch             the tokenizer does not follow the model's contract
 ├── InvalidCatalogue              a catalogue entry is malformed
 ├── NotEnoughDisk
+├── NotEnoughMemory
+├── PlanError                     no TensorRT plan can be built
+│   ├── MissingLibrary            TensorRT is not installed
+│   ├── UnsupportedDevice         the target GPU, or its absence
+│   ├── GraphRefused              TensorRT's parser does not take the graph
+│   └── BuildFailed
 └── VerificationFailed            the written model does not do what it must; nothing is published
 """
 
@@ -94,6 +100,30 @@ class InvalidCatalogue(ExportError):
 
 class NotEnoughDisk(ExportError):
     """The export would fill the disk."""
+
+
+class NotEnoughMemory(ExportError):
+    """Building would take more memory than is available."""
+
+
+class PlanError(ExportError):
+    """No TensorRT plan can be built."""
+
+
+class MissingLibrary(PlanError):
+    """TensorRT, or TensorRT-RTX, is not installed."""
+
+
+class UnsupportedDevice(PlanError):
+    """No plan can be built for the target GPU, or there is none."""
+
+
+class GraphRefused(PlanError):
+    """TensorRT's parser does not take the graph."""
+
+
+class BuildFailed(PlanError):
+    """TensorRT could not build the plan."""
 
 
 class VerificationFailed(ExportError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,25 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
 from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
 from lasttoken_export.server_modules import server_module
+from lasttoken_export.tensorrt.callbacks import OnProgress
+from lasttoken_export.tensorrt.plan_step import (
+    MAX_ROWS,
+    PlanChoices,
+    prepare_plan,
+    replace_graph_by_plan,
+)
+from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.verification import check_graph, check_weights, fits_into_memory
 
-RUNTIMES = {"onnxruntime": "onnxruntime-cpu", "onnxruntime-cuda": "onnxruntime-cuda"}
+RUNTIMES = {
+    "onnxruntime": "onnxruntime-cpu",
+    "onnxruntime-cuda": "onnxruntime-cuda",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+}
 """Names of the command line and of the encoder's parameter ``runtime``."""
 
-_PREFERRED_BATCH_TOKENS = {"onnxruntime-cpu": 512, "onnxruntime-cuda": 8192}
+_PREFERRED_BATCH_TOKENS = dict.fromkeys(RUNTIMES.values(), 8192) | {"onnxruntime-cpu": 512}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +58,7 @@ class ExportOptions:
         max_queue_tokens: Most tokens waiting in the encoder.
         on_overflow: ``truncate`` or ``refuse`` a text beyond max_length.
         intra_op_threads: Threads of the runtime; 0 for one a core.
+        plan: About the plan, for the TensorRT runtimes.
 
     Raises:
         InvalidOption: A value is not one of those known, or the runtime cannot run the precision.
@@ -58,6 +72,7 @@ class ExportOptions:
     max_queue_tokens: int = 65536
     on_overflow: str = "truncate"
     intra_op_threads: int = 0
+    plan: PlanChoices = field(default_factory=PlanChoices)
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -97,6 +112,7 @@ def export_model(
     options: ExportOptions,
     *,
     on_bytes: Callable[[int, int], None] | None = None,
+    on_plan: OnProgress | None = None,
 ) -> ExportReport:
     """Export a checkpoint as three Triton models.
 
@@ -107,6 +123,7 @@ def export_model(
         entry: The contract that they are served by.
         options: The caller's choices.
         on_bytes: Told the bytes of weights written and their total.
+        on_plan: Told a phase of the plan's build, its steps done and their number.
 
     Raises:
         ExportError: The checkpoint, the options or the result are not acceptable; the repository
@@ -135,7 +152,20 @@ def export_model(
     )
     weights = (value.const_value for value in graph.graph.initializers.values())
     weight_bytes = sum(weight.nbytes for weight in weights if weight is not None)
-    check_disk(options.output, weight_bytes)
+    profile = PlanProfile(
+        max_batch_tokens=max_batch_tokens,
+        max_rows=MAX_ROWS,
+        max_length=max_length,
+        usual_batch_tokens=preferred_tokens,
+    )
+    plan_options = prepare_plan(
+        options.runtime,
+        options.precision,
+        options.plan,
+        profile=profile,
+        weight_bytes=weight_bytes,
+    )
+    check_disk(options.output, weight_bytes if plan_options is None else 2 * weight_bytes)
 
     model = options.triton_name or entry.triton_name
     with staged_model(options.output, model) as writer:
@@ -151,6 +181,7 @@ def export_model(
                     "vocab_size": str(config.vocab_size),
                     "max_batch_tokens": str(max_batch_tokens),
                     "preferred_batch_tokens": str(preferred_tokens),
+                    "max_batch_rows": str(MAX_ROWS),
                     "max_queue_tokens": str(max(options.max_queue_tokens, max_batch_tokens)),
                     "attention_cell_cost": f"{attention_cell_cost(config):.3g}",
                 },
@@ -178,7 +209,15 @@ def export_model(
         )
         if checked_file != graph_file:
             checked_file.unlink()
-        files = [*tokenizer_files, graph_file, graph_file.with_name("encoder.onnx.data")]
+        plan_record = None
+        if plan_options is None:
+            served_files = [graph_file, graph_file.with_name("encoder.onnx.data")]
+        else:
+            plan_file, plan_record = replace_graph_by_plan(
+                graph_file, plan_options, options.plan, on_progress=on_plan
+            )
+            served_files = [plan_file]
+        files = [*tokenizer_files, *served_files]
         card = Card(
             model=entry.name,
             source=checkpoint.location,
@@ -198,6 +237,7 @@ def export_model(
             default_prompt_name=entry.tokenizer["default_prompt_name"],
             sha256={str(file.relative_to(writer.staging)): _sha256(file) for file in files},
             checks=checks,
+            plan=plan_record,
             exporter=__version__,
         )
         writer.write_card(card.to_json(), dimensions=config.hidden_size)

@@ -1,0 +1,149 @@
+"""The exporter's last step for the TensorRT runtimes: the plan takes the graph's place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lasttoken_export.errors import InvalidOption
+from lasttoken_export.tensorrt.callbacks import OnProgress
+from lasttoken_export.tensorrt.library import PLAN_RUNTIMES, load_library
+from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan, check_memory
+from lasttoken_export.tensorrt.plan_cache import find_plan, link_or_copy, plan_key, store_plan
+from lasttoken_export.tensorrt.profile import PlanProfile
+from lasttoken_export.tensorrt.target import (
+    check_precision_on_target,
+    find_target,
+    format_capability,
+    parse_capability,
+)
+
+PLAN_FILE = "encoder.plan"
+MAX_ROWS = 256
+"""Most rows of a batch; the encoder's parameter ``max_batch_rows`` is written from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChoices:
+    """What the caller chooses about a plan.
+
+    Attributes:
+        compute_capability: Of the GPU that will run it, as ``8.9``; None for the one at hand.
+        weight_streaming: Whether weights may stay in the host's memory.
+        cache_folder: Where plans and timings are kept; None for ``~/.cache/lasttoken``.
+        use_cache: Whether a plan built before is taken, and a new one kept.
+        keep_graph: Whether encoder.onnx stays beside the plan.
+    """
+
+    compute_capability: str | None = None
+    weight_streaming: bool = False
+    cache_folder: Path | None = None
+    use_cache: bool = True
+    keep_graph: bool = False
+
+    @property
+    def plans_folder(self) -> Path:
+        """Folder of the plans and timings kept."""
+        return (self.cache_folder or Path.home() / ".cache" / "lasttoken") / "plans"
+
+
+def prepare_plan(
+    runtime: str,
+    precision: str,
+    choices: PlanChoices,
+    *,
+    profile: PlanProfile,
+    weight_bytes: int,
+) -> PlanOptions | None:
+    """Check all that can be checked before a byte is written.
+
+    Args:
+        runtime: ``--runtime``.
+        precision: ``--precision``.
+        choices: The caller's.
+        profile: Shapes of the batches.
+        weight_bytes: Size of the graph's weights.
+
+    Returns:
+        What the plan will be built for; None where the runtime takes the graph itself.
+
+    Raises:
+        InvalidOption: A choice about plans, for a runtime without plans, or a malformed one.
+        MissingLibrary: The library is not installed.
+        UnsupportedDevice: The target, or its lack of the precision.
+        NotEnoughMemory: The build would run out of memory.
+    """
+    if runtime not in PLAN_RUNTIMES:
+        if choices.compute_capability or choices.weight_streaming or choices.keep_graph:
+            raise InvalidOption(
+                f"--compute-capability, --weight-streaming and --keep-graph are of plans, and "
+                f"--runtime {runtime} has none; choose --runtime {' or '.join(PLAN_RUNTIMES)}"
+            )
+        return None
+    capability = choices.compute_capability
+    wanted = parse_capability(capability) if capability is not None else None
+    library = load_library(runtime)
+    target = find_target(library, wanted)
+    check_precision_on_target(precision, target)
+    check_memory(weight_bytes)
+    return PlanOptions(
+        library=library,
+        target=target,
+        precision=precision,
+        profile=profile,
+        weight_streaming=choices.weight_streaming,
+        timing_cache=choices.plans_folder / f"timings-{library.version}-{target.name}.cache"
+        if choices.use_cache and not library.is_rtx
+        else None,
+    )
+
+
+def replace_graph_by_plan(
+    graph: Path,
+    options: PlanOptions,
+    choices: PlanChoices,
+    *,
+    on_progress: OnProgress | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Build the plan beside a graph, or take it from the cache, and remove the graph.
+
+    Args:
+        graph: Path of encoder.onnx.
+        options: Of `prepare_plan`.
+        choices: The caller's.
+        on_progress: Told the steps of the build.
+
+    Returns:
+        The plan's path, and what the card says of it.
+
+    Raises:
+        PlanError: The plan cannot be built; the message says why.
+    """
+    plan = graph.with_name(PLAN_FILE)
+    key = plan_key(graph, options)
+    cached = find_plan(choices.plans_folder, key) if choices.use_cache else None
+    if cached is not None:
+        link_or_copy(cached.path, plan)
+        seconds = cached.build_seconds
+    else:
+        seconds = build_plan(graph, plan, options, on_progress=on_progress).seconds
+        if choices.use_cache:
+            store_plan(choices.plans_folder, key, plan, build_seconds=seconds)
+    if not choices.keep_graph:
+        graph.unlink()
+        graph.with_name(f"{graph.name}.data").unlink(missing_ok=True)
+    record = {
+        "library": options.library.runtime,
+        "library_version": options.library.version,
+        "compute_capability": format_capability(options.target.compute_capability),
+        "gpu": options.target.name,
+        "precision": options.precision,
+        "profile": {name: list(shape) for name, shape in options.profile.shapes().items()},
+        "weight_streaming": options.weight_streaming,
+        "plan_bytes": plan.stat().st_size,
+        "build_seconds": round(seconds, 2),
+        "from_cache": cached is not None,
+        "key": key,
+    }
+    return plan, record

@@ -1,0 +1,55 @@
+"""The optimisation profile: the shapes that a plan accepts, and those it is tuned for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lasttoken_export.errors import BuildFailed
+
+_USUAL_ROW_TOKENS = 256
+"""Rows that the plan is tuned for: passages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanProfile:
+    """Bounds of the three inputs; each is at least 1.
+
+    Attributes:
+        max_batch_tokens: Most tokens of a batch: ``input_ids``.
+        max_rows: Most rows of a batch: ``row_lengths``.
+        max_length: Longest row: ``slots``.
+        usual_batch_tokens: Tokens that the plan is tuned for.
+    """
+
+    max_batch_tokens: int
+    max_rows: int
+    max_length: int
+    usual_batch_tokens: int
+
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Return the lowest, usual and highest length of each input."""
+        tokens = min(self.usual_batch_tokens, self.max_batch_tokens)
+        longest = min(_USUAL_ROW_TOKENS, self.max_length)
+        rows = min(max(tokens // longest, 1), self.max_rows)
+        return {
+            "input_ids": (1, tokens, self.max_batch_tokens),
+            "row_lengths": (1, rows, self.max_rows),
+            "slots": (1, longest, self.max_length),
+        }
+
+    def to_tensorrt(self, builder: Any) -> Any:
+        """Return it as an ``IOptimizationProfile``.
+
+        Args:
+            builder: ``trt.Builder``.
+
+        Raises:
+            BuildFailed: TensorRT finds a shape inconsistent.
+        """
+        profile = builder.create_optimization_profile()
+        for name, (lowest, usual, highest) in self.shapes().items():
+            profile.set_shape(name, (lowest,), (usual,), (highest,))
+        if not profile:
+            raise BuildFailed(f"TensorRT refuses the optimisation profile {self.shapes()}")
+        return profile

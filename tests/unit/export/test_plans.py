@@ -1,0 +1,246 @@
+"""Real plans, built by TensorRT-RTX for GPUs that are not in this machine."""
+
+import json
+import re
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from lasttoken_export import cli
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.errors import BuildFailed, GraphRefused, UnsupportedDevice
+from lasttoken_export.graph.model_graph import model_graph
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.model_config import parse_config
+from lasttoken_export.tensorrt import plan_builder
+from lasttoken_export.tensorrt.callbacks import make_logger
+from lasttoken_export.tensorrt.library import load_library
+from lasttoken_export.tensorrt.network import parse_network
+from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan
+from lasttoken_export.tensorrt.plan_contents import read_plan
+from lasttoken_export.tensorrt.profile import PlanProfile
+from lasttoken_export.tensorrt.target import TargetDevice
+from unit.export.checkpoints import CONFIG, tensors, write_folder
+from unit.tokenizer.small import byte_level_tokenizer
+
+pytest.importorskip(
+    "tensorrt_rtx", reason="TensorRT-RTX is not installed: make integrations, on x86-64 Linux"
+)
+
+SMALL = {
+    **CONFIG,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 512,
+    "vocab_size": 259,
+}
+PROFILE = PlanProfile(max_batch_tokens=512, max_rows=64, max_length=128, usual_batch_tokens=512)
+
+
+@pytest.fixture(scope="module")
+def library():
+    return load_library("tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plans") / "hf"
+    weights = {name: array * np.float32(0.05) for name, array in tensors(SMALL).items()}
+    write_folder(folder, weights, config=SMALL)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    return folder
+
+
+def write_graph(checkpoint, path, precision, *, num_layers=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    graph = model_graph(
+        checkpoint,
+        precision=precision,
+        target="tensorrt-rtx",
+        contract=EmbeddingContract(),
+        num_layers=num_layers,
+    ).build(rotary_positions=PROFILE.max_batch_tokens, version="test")
+    ir.save(graph, path, external_data=f"{path.name}.data")
+    return path
+
+
+@pytest.fixture(scope="module")
+def graphs(folder, tmp_path_factory):
+    """The graph of the small checkpoint in a precision, written once."""
+    written = {}
+
+    def graph(precision):
+        if precision not in written:
+            path = tmp_path_factory.mktemp(precision) / "encoder.onnx"
+            written[precision] = write_graph(open_checkpoint(folder), path, precision)
+        return written[precision]
+
+    return graph
+
+
+def options(library, precision, *, capability=89, **changes):
+    return PlanOptions(
+        library=library,
+        target=TargetDevice(compute_capability=capability, name=None),
+        precision=precision,
+        profile=PROFILE,
+        **changes,
+    )
+
+
+def matrix_elements(config, layers):
+    """Elements of the linear layers' weights."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
+    kv_size = config["num_key_value_heads"] * head_dim
+    attention = hidden * (heads * head_dim + 2 * kv_size) + heads * head_dim * hidden
+    return layers * (attention + 3 * hidden * config["intermediate_size"])
+
+
+def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
+    words = [
+        str(folder), "--like", "smollm2-135m", "--precision", "fp16", "--name", "small",
+        "--runtime", "tensorrt-rtx", "--compute-capability", "8.9", "--max-length", "64",
+    ]  # fmt: skip
+    monkeypatch.setattr(cli, "find_entry", lambda *_: small_entry())
+    assert cli.main([*words, "--output", str(tmp_path / "first")]) == 0, capsys.readouterr().err
+    encoder = tmp_path / "first/small_encoder"
+    assert {"encoder.plan", "model.py"} <= {path.name for path in (encoder / "1").iterdir()}
+    assert not list((encoder / "1").glob("*.onnx*"))
+    parameters = parse_config((encoder / "config.pbtxt").read_text()).parameters
+    assert parameters["runtime"].string_value == "tensorrt-rtx"
+    card = json.loads((tmp_path / "first/small/1/card.json").read_text())
+    plan = card["plan"]
+    assert card["runtime"] == plan["library"] == "tensorrt-rtx"
+    assert (plan["compute_capability"], plan["precision"], plan["gpu"]) == ("8.9", "fp16", None)
+    assert plan["library_version"] == load_library("tensorrt-rtx").version
+    assert plan["build_seconds"] > 0
+    assert not plan["from_cache"]
+    assert plan["plan_bytes"] == (encoder / "1/encoder.plan").stat().st_size
+    bounds = {name: str(shape[2]) for name, shape in plan["profile"].items()}
+    assert bounds == {
+        "input_ids": parameters["max_batch_tokens"].string_value,
+        "row_lengths": parameters["max_batch_rows"].string_value,
+        "slots": parameters["max_length"].string_value,
+    }
+    assert "small_encoder/1/encoder.plan" in card["sha256"]
+
+    again = [*words, "--output", str(tmp_path / "second"), "--keep-graph"]
+    assert cli.main(again) == 0
+    second = json.loads((tmp_path / "second/small/1/card.json").read_text())
+    assert second["plan"]["from_cache"]
+    assert second["sha256"] == card["sha256"]
+    assert (tmp_path / "second/small_encoder/1/encoder.onnx").exists()
+
+
+def small_entry():
+    from unit.export.test_export import make_entry
+
+    return make_entry()
+
+
+def test_a_refused_target_leaves_no_repository(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_entry", lambda *_: small_entry())
+    code = cli.main(
+        [str(folder), "--runtime", "tensorrt-rtx", "--compute-capability", "9.0", "--precision",
+         "fp16", "--output", str(tmp_path / "out")]
+    )  # fmt: skip
+    assert code == 1
+    assert "UnsupportedDevice" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_network_has_the_graphs_inputs_and_output(library, graphs):
+    trt = library.module
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    network, _parser = parse_network(trt, builder, logger, graphs("fp16"))
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    assert [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in inputs] == [
+        (name, trt.DataType.INT32, (-1,)) for name in ("input_ids", "row_lengths", "slots")
+    ]
+    assert network.num_outputs == 1
+    output = network.get_output(0)
+    assert (output.name, output.dtype) == ("embedding", trt.DataType.FLOAT)
+    assert tuple(output.shape) == (-1, 256)
+    assert network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    profile = PROFILE.to_tensorrt(builder)
+    for name, bounds in PROFILE.shapes().items():
+        assert [tuple(shape) for shape in profile.get_shape(name)] == [(n,) for n in bounds]
+
+
+@pytest.mark.parametrize("capability", [80, 89, 120])
+def test_half_precision_attention_is_fused(library, graphs, tmp_path, capability):
+    progress = []
+    report = build_plan(
+        graphs("fp16"),
+        tmp_path / "encoder.plan",
+        options(library, "fp16", capability=capability),
+        on_progress=lambda *step: progress.append(step),
+    )
+    contents = read_plan(tmp_path / "encoder.plan")
+    assert contents.fused_attentions == SMALL["num_hidden_layers"]
+    assert contents.constant_bytes["half"] >= 2 * matrix_elements(SMALL, 2)
+    assert contents.constant_bytes.get("float", 0) < 1000
+    assert report.plan_bytes == (tmp_path / "encoder.plan").stat().st_size
+    assert report.seconds > 0
+    assert progress
+    assert all(0 < done <= steps for _, done, steps in progress)
+
+
+def test_float32_is_built_of_separate_operators(library, graphs, tmp_path, monkeypatch):
+    build_plan(graphs("fp32"), tmp_path / "encoder.plan", options(library, "fp32"))
+    contents = read_plan(tmp_path / "encoder.plan")
+    assert contents.fused_attentions == 0
+    assert contents.constant_bytes["float"] >= 4 * matrix_elements(SMALL, 2)
+    monkeypatch.setattr(plan_builder, "allow_unfused_attention", lambda *_: 0)
+    with pytest.raises(BuildFailed, match="not supported by a dedicated kernel"):
+        build_plan(graphs("fp32"), tmp_path / "failed.plan", options(library, "fp32"))
+    assert not (tmp_path / "failed.plan").exists()
+
+
+def test_weight_streaming_changes_the_plan(library, graphs, tmp_path):
+    build_plan(graphs("fp16"), tmp_path / "plain", options(library, "fp16"))
+    build_plan(
+        graphs("fp16"), tmp_path / "streaming", options(library, "fp16", weight_streaming=True)
+    )
+    plain, streaming = ((tmp_path / name).read_bytes() for name in ("plain", "streaming"))
+    assert plain != streaming
+    assert len(streaming) > 2 * matrix_elements(SMALL, 2)
+
+
+def test_a_precision_that_the_target_lacks_is_not_tried(library, graphs, tmp_path):
+    with pytest.raises(UnsupportedDevice, match="fp8 needs"):
+        build_plan(graphs("fp16"), tmp_path / "plan", options(library, "fp8", capability=80))
+
+
+def test_the_parsers_error_names_the_node(library, tmp_path):
+    node = helper.make_node("Unheard", ["x"], ["y"], name="layers.0/odd", domain="com.example")
+    value = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in ("x", "y")
+    ]
+    graph = helper.make_graph([node], "g", value[:1], value[1:])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("com.example", 1), helper.make_opsetid("", 23)]
+    )
+    onnx.save(model, tmp_path / "encoder.onnx")
+    with pytest.raises(GraphRefused, match=re.escape("node 'layers.0/odd' (Unheard)")):
+        build_plan(tmp_path / "encoder.onnx", tmp_path / "plan", options(library, "fp16"))
+
+
+def test_a_full_disk_is_named(library, graphs, tmp_path):
+    with pytest.raises(BuildFailed, match="No space left"):
+        build_plan(graphs("fp16"), Full(tmp_path / "plan"), options(library, "fp16"))
+
+
+class Full(type(__import__("pathlib").Path())):
+    """A path whose file takes nothing."""
+
+    def open(self, mode):
+        return open("/dev/full", mode, buffering=0)  # noqa: PTH123
