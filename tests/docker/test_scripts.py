@@ -1,0 +1,202 @@
+"""What the images' RUN lines and entry points call, run here for real."""
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+
+import pytest
+
+
+@pytest.fixture
+def docker(pytestconfig):
+    return pytestconfig.rootpath / "docker"
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+# --- serve.sh ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tritonserver(tmp_path):
+    """Environment with a `tritonserver` that shows its arguments."""
+    program = tmp_path / "bin" / "tritonserver"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "--allow-client-shm"\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    models = tmp_path / "models"
+    models.mkdir()
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}", "MODEL_REPOSITORY": str(models)}
+
+
+def test_triton_is_started_closed(docker, tritonserver):
+    done = run(docker / "scripts" / "serve.sh", "--log-verbose=1", **tritonserver)
+    arguments = done.stdout.splitlines()
+    assert "--model-control-mode=none" in arguments
+    assert "--strict-readiness=true" in arguments
+    assert "--allow-client-shm=false" in arguments
+    assert arguments[-1] == "--log-verbose=1"
+    [closed] = [a for a in arguments if a.startswith("--grpc-restricted-protocol=")]
+    assert re.fullmatch(
+        r"--grpc-restricted-protocol=shared-memory,model-repository,statistics,trace,logging"
+        r":nobody=\w{20,}",
+        closed,
+    )
+    assert not any("ssl" in argument for argument in arguments)
+
+
+def test_the_closing_secret_is_new_at_each_start_and_not_shown(docker, tritonserver):
+    starts = [run(docker / "scripts" / "serve.sh", **tritonserver).stdout for _ in range(2)]
+    assert starts[0] != starts[1]
+    shown = run(docker / "scripts" / "serve.sh", DRY_RUN="1", **tritonserver).stdout
+    assert "nobody=..." in shown
+    assert shown == run(docker / "scripts" / "serve.sh", DRY_RUN="1", **tritonserver).stdout
+
+
+def test_certificates_turn_on_tls_and_a_ca_asks_for_theirs(docker, tritonserver, tmp_path):
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    refused = run(docker / "scripts" / "serve.sh", TLS_FOLDER=str(folder), **tritonserver)
+    assert refused.returncode == 1
+    assert "tls.crt" in refused.stderr
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).write_text("x")
+    done = run(docker / "scripts" / "serve.sh", TLS_FOLDER=str(folder), **tritonserver)
+    assert "--grpc-use-ssl=1" in done.stdout
+    assert "mutual" not in done.stdout
+    (folder / "ca.crt").write_text("x")
+    done = run(docker / "scripts" / "serve.sh", TLS_FOLDER=str(folder), **tritonserver)
+    assert "--grpc-use-ssl-mutual=1" in done.stdout
+
+
+def test_a_missing_repository_is_said(docker, tritonserver):
+    done = run(docker / "scripts" / "serve.sh", **{**tritonserver, "MODEL_REPOSITORY": "/nowhere"})
+    assert done.returncode == 1
+    assert "MODEL_REPOSITORY" in done.stderr
+
+
+# --- probe.py ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answering():
+    """Start a server that gives one answer to everything; returns its address."""
+    servers = []
+
+    def start(status, body):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *arguments):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def vector(*numbers):
+    return {"outputs": [{"name": "EMBEDDING", "data": list(numbers)}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (200, vector(0.6, 0.8), 0),
+        (503, {"error": "the queue is full"}, 0),
+        (503, {"error": "the stub process is not healthy"}, 1),
+        (500, {"error": "failed"}, 1),
+        (200, vector(3.0, 4.0), 1),
+        (200, vector(float("nan"), 1.0), 1),
+        (200, {"outputs": []}, 1),
+        (200, {}, 1),
+    ],
+)
+def test_the_probe_tells_a_live_server(docker, answering, status, body, code):
+    done = run(
+        sys.executable, docker / "scripts" / "probe.py", "m", "--url", answering(status, body)
+    )
+    assert done.returncode == code, done.stderr
+
+
+def test_the_probe_fails_where_nothing_listens(docker):
+    done = run(sys.executable, docker / "scripts" / "probe.py", "m", "--url", "http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "no answer" in done.stderr
+
+
+@pytest.mark.server
+def test_the_probe_gets_a_vector_of_a_real_server(docker, smollm2_server):
+    url = smollm2_server.http_url
+    url = url if url.startswith("http") else f"http://{url}"
+    probe = (sys.executable, docker / "scripts" / "probe.py")
+    done = run(*probe, "smollm2_135m", "--url", url)
+    assert done.returncode == 0, done.stderr
+    assert run(*probe, "nonesuch", "--url", url).returncode == 1
+
+
+# --- match_tensorrt.py ---------------------------------------------------------------------------
+
+
+def test_the_version_of_the_tensorrt_library_is_read_from_it(docker, tmp_path):
+    source, library = tmp_path / "fake.c", tmp_path / "libnvinfer.so.11"
+    source.write_text("int getInferLibVersion(void) { return 110406; }\n")
+    subprocess.run(["cc", "-shared", "-o", library, source], check=True)
+    script = docker / "scripts" / "match_tensorrt.py"
+    done = run(sys.executable, script, LD_LIBRARY_PATH=str(tmp_path))
+    assert done.stdout == "11.4.6\n"
+    assert run(sys.executable, script, LD_LIBRARY_PATH="").returncode == 1
+
+
+# --- locked installation -------------------------------------------------------------------------
+
+
+def test_wheels_are_built_with_all_that_they_need(docker, tmp_path):
+    done = run(docker / "scripts" / "build_wheels.sh", docker.parent, tmp_path, "client", "export")
+    assert done.returncode == 0, done.stderr
+    names = {}
+    for wheel in tmp_path.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            names[wheel.name.partition("-")[0]] = set(archive.namelist())
+    assert "lasttoken/local/server_requirements.txt" in names["lasttoken"]
+    assert "lasttoken/py.typed" in names["lasttoken"]
+    sources = "lasttoken_export/model_repository/sfr_embedding_mistral_encoder/1/model.py"
+    assert sources in names["lasttoken_export"]
+
+
+def test_what_is_not_locked_by_hash_is_not_installed(docker, tmp_path):
+    script = docker / "scripts" / "install_locked.sh"
+    locked = (docker / "requirements" / "build.txt").read_text()
+    [block] = re.findall(r"^pluggy==(?:.*\\\n)+.*$", locked, re.MULTILINE)
+    good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
+    good.write_text(block + "\n")
+    bad.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", block) + "\n")
+    done = run(script, tmp_path / "site", good, LASTTOKEN_TARGET="1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "pluggy" / "__init__.py").is_file()
+    refused = run(script, tmp_path / "other", bad, LASTTOKEN_TARGET="1")
+    assert refused.returncode != 0
+    assert not (tmp_path / "other" / "pluggy").exists()
