@@ -32,6 +32,8 @@ class Card:
         sha256: Digest of each file that decides what the model answers, by path in the repository.
         checks: Figures of the exporter's verification.
         plan: What the TensorRT plan was built by and for; None where the graph itself is served.
+        quality: Figures against fp32 on held-out text, and the gate they were held to; ``status``
+            says whether they were measured.
         exporter: Version of the exporter.
     """
 
@@ -54,6 +56,7 @@ class Card:
     sha256: dict[str, str]
     checks: dict[str, Any]
     plan: dict[str, Any] | None
+    quality: dict[str, Any]
     exporter: str
 
     def to_json(self) -> dict[str, Any]:

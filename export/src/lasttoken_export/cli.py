@@ -1,7 +1,7 @@
 """The command ``lasttoken-export``: results to stdout, progress to stderr.
 
-``lasttoken-export MODEL`` exports; ``lasttoken-export verify MODEL --golden`` compares an export
-with published scores.
+``lasttoken-export MODEL`` exports; ``lasttoken-export verify REPOSITORY/MODEL`` compares an export
+with fp32, and ``lasttoken-export verify MODEL --golden`` with published scores.
 
 Exit codes: 0 exported, 1 refused or failed, 2 wrong usage, 130 interrupted. Environment:
 LASTTOKEN_CACHE is the folder of packaged weights (``~/.cache/lasttoken``).
@@ -23,13 +23,21 @@ from tqdm import tqdm
 
 from lasttoken_export._version import __version__
 from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
-from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import Checkpoint, GgufFile, SafetensorsFolder, open_checkpoint
+from lasttoken_export.commands.verify import (
+    add_accept_quality,
+    print_quality,
+    run_verify,
+    text_progress,
+    verify_parser,
+)
 from lasttoken_export.errors import ExportError, InvalidOption
 from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, export_model
 from lasttoken_export.folder_contract import entry_of_folder
-from lasttoken_export.golden_scores import check_golden_scores
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quality.export_check import EXPORT_PAIRS, QualityOptions
+from lasttoken_export.quality.gate import parse_accepted
+from lasttoken_export.quality.sets import SETS
 from lasttoken_export.tensorrt.arguments import add_plan_arguments, plan_choices, plan_progress
 
 
@@ -37,9 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verify = words[:1] == ["verify"]
-    options = _verify_parser().parse_args(words[1:]) if verify else _parser().parse_args(words)
+    options = verify_parser().parse_args(words[1:]) if verify else _parser().parse_args(words)
+    cache = os.environ.get("LASTTOKEN_CACHE")
+    cache_folder = Path(cache) if cache else None
     try:
-        return _verify(options) if verify else _export(options)
+        if verify:
+            return run_verify(options, find_entry, cache_folder)
+        return _export(options, cache_folder)
     except InvalidOption as error:
         print(f"lasttoken-export: {error}", file=sys.stderr)
         return 2
@@ -80,22 +92,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, metavar="N",
                         help="threads of the CPU runtime; 0: one a core")  # fmt: skip
     add_plan_arguments(parser)
+    parser.add_argument("--quality-set", default="python", metavar="SET",
+                        help=f"text on which the vectors are compared with fp32's: "
+                        f"{', '.join(SETS)} or a file of JSON lines with query and document "
+                        "(%(default)s)")  # fmt: skip
+    parser.add_argument("--quality-pairs", type=int, default=EXPORT_PAIRS, metavar="N",
+                        help="pairs of it; 0: compare nothing, and say so on the card "
+                        "(%(default)s)")  # fmt: skip
+    add_accept_quality(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
 
-def _export(options: argparse.Namespace) -> int:
-    cache = os.environ.get("LASTTOKEN_CACHE")
+def _export(options: argparse.Namespace, cache_folder: Path | None) -> int:
+    quality = QualityOptions(
+        retrieval_set=options.quality_set,
+        pairs=options.quality_pairs,
+        accepted=parse_accepted(options.accept_quality),
+        cache_folder=cache_folder,
+    )
     known = load_catalogue().get(options.model)
     checkpoint = open_checkpoint(
         known.source if known else options.model,
         revision=options.revision,
-        cache_folder=Path(cache) if cache else None,
+        cache_folder=cache_folder,
     )
     entry = find_entry(options.model, options.like, checkpoint)
     note = f" ({entry.licence.note})" if entry.licence.note else ""
     print(f"{entry.name}: licence {entry.licence.id}{note}", file=sys.stderr)
-    with _progress_bar() as on_bytes, plan_progress() as on_plan:
+    with (
+        _progress_bar() as on_bytes,
+        plan_progress() as on_plan,
+        text_progress() as on_texts,
+    ):
         report = export_model(
             checkpoint,
             entry,
@@ -108,34 +137,14 @@ def _export(options: argparse.Namespace) -> int:
                 max_queue_tokens=options.max_queue_tokens,
                 on_overflow=options.on_overflow,
                 intra_op_threads=options.threads,
-                plan=plan_choices(options, Path(cache) if cache else None),
+                plan=plan_choices(options, cache_folder),
+                quality=quality,
             ),
             on_bytes=on_bytes,
             on_plan=on_plan,
+            on_texts=on_texts,
         )
     _print_report(report, as_json=options.json)
-    return 0
-
-
-def _verify_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lasttoken-export verify",
-        description="Compare an exported model with the scores that its authors published.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("model", metavar="MODEL", help="catalogue name")
-    parser.add_argument("--golden", action="store_true", required=True,
-                        help="the scores of the model card's example texts")  # fmt: skip
-    parser.add_argument("--repository", type=Path, required=True, metavar="DIR",
-                        help="Triton model repository that holds it")  # fmt: skip
-    parser.add_argument("--name", metavar="TRITON_NAME", help="name of the ensemble (the model's)")
-    return parser
-
-
-def _verify(options: argparse.Namespace) -> int:
-    entry = catalogue_entry(options.model)
-    report = check_golden_scores(options.repository, entry, triton_name=options.name)
-    print(json.dumps(asdict(report), indent=1))
     return 0
 
 
@@ -200,6 +209,7 @@ def _print_report(report: ExportReport, *, as_json: bool) -> None:
     )
     for name, value in report.checks.items():
         print(f"  {name}: {value}")
+    print_quality(report.triton_name, report.quality)
     print(f"serve it: lasttoken serve {report.repository}")
 
 

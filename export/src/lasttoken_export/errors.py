@@ -25,6 +25,7 @@ ExportError
 │   ├── GraphRefused              TensorRT's parser does not take the graph
 │   └── BuildFailed
 └── VerificationFailed            the written model does not do what it must; nothing is published
+    └── QualityGateMissed         its vectors are further from fp32's than the gate allows
 """
 
 from __future__ import annotations
@@ -128,3 +129,7 @@ class BuildFailed(PlanError):
 
 class VerificationFailed(ExportError):
     """The written model does not do what it must."""
+
+
+class QualityGateMissed(VerificationFailed):
+    """A model's vectors are further from those in fp32 than the gate of its precision allows."""

@@ -22,6 +22,7 @@ from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
+from lasttoken_export.quality.export_check import QualityOptions, check_export
 from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
 from lasttoken_export.server_modules import server_module
 from lasttoken_export.tensorrt.callbacks import OnProgress
@@ -59,6 +60,7 @@ class ExportOptions:
         on_overflow: ``truncate`` or ``refuse`` a text beyond max_length.
         intra_op_threads: Threads of the runtime; 0 for one a core.
         plan: About the plan, for the TensorRT runtimes.
+        quality: How the vectors are compared with fp32's before anything is published.
 
     Raises:
         InvalidOption: A value is not one of those known, or the runtime cannot run the precision.
@@ -73,6 +75,7 @@ class ExportOptions:
     on_overflow: str = "truncate"
     intra_op_threads: int = 0
     plan: PlanChoices = field(default_factory=PlanChoices)
+    quality: QualityOptions = field(default_factory=QualityOptions)
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -97,6 +100,7 @@ class ExportReport:
         seconds: Time of the whole export.
         weight_bytes: Size of all weights.
         checks: Figures of the verification.
+        quality: The card's figures against fp32.
     """
 
     triton_name: str
@@ -104,6 +108,7 @@ class ExportReport:
     seconds: float
     weight_bytes: int
     checks: dict[str, Any]
+    quality: dict[str, Any]
 
 
 def export_model(
@@ -113,6 +118,7 @@ def export_model(
     *,
     on_bytes: Callable[[int, int], None] | None = None,
     on_plan: OnProgress | None = None,
+    on_texts: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Export a checkpoint as three Triton models.
 
@@ -124,6 +130,7 @@ def export_model(
         options: The caller's choices.
         on_bytes: Told the bytes of weights written and their total.
         on_plan: Told a phase of the plan's build, its steps done and their number.
+        on_texts: Told the texts embedded for the comparison with fp32 and their total.
 
     Raises:
         ExportError: The checkpoint, the options or the result are not acceptable; the repository
@@ -209,6 +216,18 @@ def export_model(
         )
         if checked_file != graph_file:
             checked_file.unlink()
+        quality = check_export(
+            graph_file,
+            precision=options.precision,
+            target=options.runtime,
+            checkpoint=checkpoint,
+            contract=contract,
+            tokenizer_folder=writer.version_folder(TOKENIZER),
+            memory_bytes=3 * weight_bytes,
+            save_first_layer=lambda path: ir.save(first_layer, path),
+            options=options.quality,
+            on_texts=on_texts,
+        )
         plan_record = None
         if plan_options is None:
             served_files = [graph_file, graph_file.with_name("encoder.onnx.data")]
@@ -238,6 +257,7 @@ def export_model(
             sha256={str(file.relative_to(writer.staging)): _sha256(file) for file in files},
             checks=checks,
             plan=plan_record,
+            quality=quality,
             exporter=__version__,
         )
         writer.write_card(card.to_json(), dimensions=config.hidden_size)
@@ -247,6 +267,7 @@ def export_model(
         seconds=time.monotonic() - started_s,
         weight_bytes=weight_bytes,
         checks=checks,
+        quality=quality,
     )
 
 

@@ -63,6 +63,11 @@ def check_golden_scores(
     if not card_file.is_file():
         raise ModelNotFound(f"{repository} holds no model {name!r}; export it there first")
     precision = json.loads(card_file.read_text(encoding="utf-8"))["precision"]
+    if precision not in TOLERANCES:
+        raise InvalidOption(
+            f"{name} is {precision}: published scores are compared in {', '.join(TOLERANCES)} only; "
+            f"compare it with fp32 instead: lasttoken-export verify {repository / name}"
+        )
     queries = _embed(repository, name, golden["queries"], golden["query_prompt_name"])
     passages = _embed(repository, name, golden["passages"], None)
     return compare_scores(queries, passages, golden, tolerance=TOLERANCES[precision])

@@ -35,16 +35,26 @@ def adapt_config(
     } or {dimensions}
     text = source.replace(SOURCE_MODEL, model)
     text = text.replace(f"dims: [ {embedding_dims} ]", f"dims: [ {dimensions} ]")
-    for name, value in (parameters or {}).items():
+    text = with_parameters(text, parameters or {})
+    _check(parse_config(text), original, model, dimensions, parameters or {})
+    return text
+
+
+def with_parameters(text: str, parameters: Mapping[str, str]) -> str:
+    """Return the text of a config.pbtxt with new values of parameters that it has.
+
+    Raises:
+        KeyError: It has no such parameter.
+    """
+    for name, value in parameters.items():
         quoted = text_encoding.CEscape(value.encode(), as_utf8=True)
         text, count = re.subn(
-            rf'(key: "{re.escape(name)}" value {{ string_value: )"[^"]*"',
+            rf'(key: "{re.escape(name)}" value {{ string_value: )"(?:[^"\\]|\\.)*"',
             lambda match, quoted=quoted: f'{match[1]}"{quoted}"',  # type: ignore[misc]
             text,
         )
         if count != 1:
             raise KeyError(name)
-    _check(parse_config(text), original, model, dimensions, parameters or {})
     return text
 
 

@@ -1,0 +1,1 @@
+"""The subcommands of ``lasttoken-export`` beside the export itself."""

@@ -1,0 +1,217 @@
+"""The quality check of an export: measured before anything is published, refused when it misses.
+
+Statuses of the card's ``quality``: ``reference`` (fp32 itself), ``measured``, ``not verified`` (too
+large for this machine; the first layer is compared) and ``not measured`` (its runtime does not run
+here, or the user said so). Never a silent pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+from lasttoken_export.checkpoint import Checkpoint
+from lasttoken_export.errors import InvalidOption, QualityGateMissed
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quality.gate import CHANCE_AT_EXPORT, GateResult, check_gate
+from lasttoken_export.quality.measurement import Measurement, measure_graph
+from lasttoken_export.quality.reference_vectors import (
+    available_memory_bytes,
+    reference_memory_bytes,
+    reference_vectors,
+)
+from lasttoken_export.quality.retrieval_set import RetrievalSet
+from lasttoken_export.quality.sets import open_set
+from lasttoken_export.quality.token_rows import open_graph, tokenize_set
+
+EXPORT_PAIRS = 128
+"""Pairs that an export is measured on; `verify` takes thousands."""
+_INVARIANCE_ROWS = 16
+_FIRST_LAYER_PAIRS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityOptions:
+    """What the caller of an export chooses.
+
+    Attributes:
+        retrieval_set: Name of a set, or path of a file of pairs.
+        pairs: How many of its pairs; 0 to measure nothing, which the card says.
+        accepted: Bounds that replace the gate's, by figure; None for any value.
+        cache_folder: Where texts and vectors are kept; None for the default.
+
+    Raises:
+        InvalidOption: ``pairs`` is 1 or negative.
+    """
+
+    retrieval_set: str = "python"
+    pairs: int = EXPORT_PAIRS
+    accepted: Mapping[str, float | None] = field(default_factory=dict)
+    cache_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.pairs != 0 and self.pairs < 2:
+            raise InvalidOption(f"{self.pairs!r} pairs are too few to rank; choose 2 or more, or 0")
+
+
+def check_export(
+    graph: Path,
+    *,
+    precision: str,
+    target: str,
+    checkpoint: Checkpoint,
+    contract: EmbeddingContract,
+    tokenizer_folder: Path,
+    memory_bytes: int,
+    save_first_layer: Callable[[Path], None],
+    options: QualityOptions,
+    on_texts: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a written graph and hold it to its gate.
+
+    Args:
+        graph: Path of the ONNX file.
+        precision: Decides the gate.
+        target: Runtime that will serve it; a graph for another than ONNX Runtime's CPU provider may
+            hold operators that cannot be run here, and a plan never is.
+        checkpoint: What the reference is built from.
+        contract: Pooling and attention.
+        tokenizer_folder: Version folder of the tokenizer that was written.
+        memory_bytes: What running the graph takes.
+        save_first_layer: Writes the graph with its first layer only, to a path beside it.
+        options: The caller's choices.
+        on_texts: Told how many texts are embedded, of how many.
+
+    Returns:
+        The card's ``quality``.
+
+    Raises:
+        QualityGateMissed: A figure misses its gate and was not accepted.
+        SourceUnavailable: The texts cannot be fetched.
+    """
+    if precision == "fp32":
+        return {"status": "reference", "reason": "fp32 is what other precisions are compared with"}
+    if not options.pairs:
+        return {"status": "not measured", "reason": "--quality-pairs 0"}
+    needed = max(memory_bytes, reference_memory_bytes(checkpoint))
+    available = available_memory_bytes()
+    layers = None if needed <= available else 1
+    texts = open_set(
+        options.retrieval_set,
+        pairs=options.pairs if layers is None else min(options.pairs, _FIRST_LAYER_PAIRS),
+        cache_folder=options.cache_folder,
+    )
+    rows = tokenize_set(tokenizer_folder, texts)
+    on_rows = row_counter(2 * len(rows), on_texts)
+    checked = graph
+    if layers is not None:
+        checked = graph.with_name("first_layer_of_quality.onnx")
+        save_first_layer(checked)
+    try:
+        encoder = _open(checked, target)
+        if isinstance(encoder, str):
+            return {"status": "not measured", "reason": encoder}
+        reference = reference_vectors(
+            checkpoint,
+            contract,
+            rows,
+            layers=layers,
+            cache_folder=options.cache_folder,
+            on_rows=on_rows,
+        )
+        measurement = measure_graph(
+            encoder,
+            rows,
+            reference,
+            queries=len(texts.queries),
+            invariance_rows=_INVARIANCE_ROWS,
+            on_rows=on_rows,
+        )
+    finally:
+        if layers is not None:
+            checked.unlink(missing_ok=True)
+    gate = check_gate(
+        measurement.figures,
+        measurement.invariance,
+        PRECISIONS[precision].gate,
+        options.accepted,
+        ndcg_standard_errors=CHANCE_AT_EXPORT,
+    )
+    if gate.missed:
+        raise QualityGateMissed(
+            f"{precision} of {checkpoint.location} misses its gate on {len(texts.queries)} pairs "
+            f"of the set {texts.name!r}{'' if layers is None else ', first layer only'}: "
+            f"{'; '.join(gate.missed)}. Nothing was published. Choose another precision, or accept "
+            "a figure by its name: --accept-quality NAME=VALUE"
+        )
+    quality = describe(texts, rows, measurement, gate)
+    if target.startswith("tensorrt"):
+        quality["plan"] = "not measured: the graph that it is built from was; a plan needs its GPU"
+    if layers is None:
+        return {"status": "measured", **quality}
+    return {
+        "status": "not verified",
+        "reason": f"comparing the whole model with fp32 needs {needed / 1e9:.0f} GB of memory, "
+        f"{available / 1e9:.0f} GB are available; only its first layer was compared",
+        "first_layer": quality,
+    }
+
+
+def _open(graph: Path, target: str) -> Any:
+    """Return the engine, or why a graph for another target cannot be run here."""
+    try:
+        return open_graph(graph)
+    except (NoKernel, Fail, InvalidGraph) as error:
+        if target == "onnxruntime":
+            raise
+        reason = str(error).strip().splitlines()[0]
+        return f"ONNX Runtime's CPU provider cannot run a graph for {target}: {reason}"
+
+
+def describe(
+    texts: RetrievalSet,
+    rows: Sequence[NDArray[np.int32]],
+    measurement: Measurement,
+    gate: GateResult,
+) -> dict[str, Any]:
+    """Return a measurement as the card holds it."""
+    invariance = measurement.invariance
+    return {
+        **asdict(measurement.figures),
+        **(asdict(invariance) if invariance is not None else {}),
+        "gate": asdict(gate),
+        "set": {
+            "name": texts.name,
+            "source": texts.source,
+            "pairs": len(texts.queries),
+            "tokens": sum(map(len, rows)),
+            "sha256": texts.sha256,
+        },
+        "compared_with": "fp32 graph of the same checkpoint",
+        "measured_on": f"ONNX Runtime {onnxruntime.__version__}, CPU",
+    }
+
+
+def row_counter(
+    total: int, on_texts: Callable[[int, int], None] | None
+) -> Callable[[int], None] | None:
+    """Turn "so many more rows" into "so many of all"."""
+    if on_texts is None:
+        return None
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_texts(done, total)
+
+    return count

@@ -1,0 +1,56 @@
+"""Runs a graph on a retrieval set and takes its figures against given vectors of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lasttoken_export.quality.batch_invariance import BatchInvariance, check_batch_invariance
+from lasttoken_export.quality.quality_report import QualityFigures, quality_figures
+from lasttoken_export.quality.token_rows import Encoder, embed_rows, open_graph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What was found.
+
+    Attributes:
+        figures: Against the reference.
+        invariance: Whether batches change vectors; None where it was not asked.
+    """
+
+    figures: QualityFigures
+    invariance: BatchInvariance | None
+
+
+def measure_graph(
+    graph: Path | Encoder,
+    rows: Sequence[NDArray[np.int32]],
+    reference: NDArray[np.float32],
+    *,
+    queries: int,
+    invariance_rows: int,
+    on_rows: Callable[[int], None] | None = None,
+) -> Measurement:
+    """Embed rows of queries and documents and compare.
+
+    Args:
+        graph: Path of the ONNX file, or what runs one.
+        rows: One ``[length] int32`` a text, queries first.
+        reference: ``[texts, dim]`` of the fp32 graph.
+        queries: How many of the texts are queries.
+        invariance_rows: Rows that are computed alone and in company; 0 for none.
+        on_rows: Told how many more rows are done.
+    """
+    encoder: Encoder = open_graph(graph) if isinstance(graph, Path) else graph
+    candidate = embed_rows(encoder, rows, on_rows=on_rows)
+    return Measurement(
+        figures=quality_figures(candidate, reference, queries=queries),
+        invariance=check_batch_invariance(encoder, rows, sample=invariance_rows)
+        if invariance_rows
+        else None,
+    )

@@ -1,0 +1,98 @@
+"""Vectors of the fp32 graph, built from the checkpoint when they are asked for, and kept.
+
+The key is made of content: the weights, the graph's operators, and the rows of tokens. So a second
+precision of a model, or a second verification, costs half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import psutil
+from numpy.typing import NDArray
+
+from lasttoken_export._version import __version__
+from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
+from lasttoken_export.graph.model_graph import model_graph
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.quality.token_rows import embed_rows, open_graph
+
+_POSITIONS = 512
+
+
+def reference_vectors(
+    checkpoint: Checkpoint,
+    contract: EmbeddingContract,
+    rows: Sequence[NDArray[np.int32]],
+    *,
+    layers: int | None = None,
+    cache_folder: Path | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Embed rows with the checkpoint in float32 on ONNX Runtime's CPU provider.
+
+    Args:
+        checkpoint: The weights.
+        contract: Pooling and attention.
+        rows: One ``[length] int32`` a text.
+        layers: Only so many of the first layers; None for all.
+        cache_folder: Where vectors are kept; None for the default.
+        on_rows: Told how many more rows are done.
+
+    Returns:
+        ``[rows, dim]``.
+    """
+    positions = max(_POSITIONS, *map(len, rows))
+    model = model_graph(checkpoint, precision="fp32", contract=contract, num_layers=layers).build(
+        rotary_positions=positions, version=__version__
+    )
+    key = _key(checkpoint, model, rows)
+    kept = (cache_folder or default_cache_folder()) / "reference-vectors" / f"{key}.npy"
+    if kept.is_file():
+        vectors: NDArray[np.float32] = np.load(kept)
+        if on_rows is not None:
+            on_rows(len(rows))
+        return vectors
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        graph = Path(folder) / "reference.onnx"
+        ir.save(model, graph, external_data="reference.onnx.data")
+        vectors = embed_rows(open_graph(graph), rows, on_rows=on_rows)
+        np.save(Path(folder) / "vectors.npy", vectors)
+        (Path(folder) / "vectors.npy").rename(kept)
+    return vectors
+
+
+def reference_memory_bytes(checkpoint: Checkpoint) -> int:
+    """Return what running the float32 graph takes: weights, their packed copies, and a batch."""
+    elements = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
+    return 2 * 4 * elements + 2**30
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that can be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def _key(checkpoint: Checkpoint, model: ir.Model, rows: Sequence[NDArray[np.int32]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(checkpoint.names()):
+        array = np.ascontiguousarray(checkpoint.read(name))
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8).data)
+    for node in model.graph:
+        inputs = [value.name if value is not None else None for value in node.inputs]
+        attributes = sorted((name, str(value)) for name, value in node.attributes.items())
+        digest.update(repr((node.op_type, node.domain, inputs, attributes)).encode())
+    for name, value in model.graph.initializers.items():
+        constant = value.const_value
+        if constant is not None and not isinstance(constant, ir.LazyTensor):
+            digest.update(name.encode() + constant.numpy().tobytes())
+    for row in rows:
+        digest.update(len(row).to_bytes(4, "little") + row.tobytes())
+    return digest.hexdigest()
