@@ -8,6 +8,7 @@ import pytest
 
 from lasttoken_export import cli, golden_scores
 from lasttoken_export.catalogue import entry
+from lasttoken_export.commands import verify
 from lasttoken_export.errors import InvalidOption, ModelNotFound, VerificationFailed
 from lasttoken_export.golden_scores import check_golden_scores, compare_scores
 
@@ -79,6 +80,6 @@ def test_an_export_is_embedded_with_its_own_files(tmp_path, capsys, monkeypatch)
     monkeypatch.undo()
     known = dataclasses.replace(entry(MINILM), golden_scores={**texts, "scores": found})
     assert check_golden_scores(tmp_path, known).largest_difference == 0
-    monkeypatch.setattr(cli, "catalogue_entry", lambda name: known)
+    monkeypatch.setattr(verify, "catalogue_entry", lambda name: known)
     assert cli.main(["verify", MINILM, "--golden", "--repository", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["largest_difference"] == 0

@@ -11,6 +11,7 @@ import ast
 import platform
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from lasttoken_export.errors import SourceUnavailable
@@ -30,6 +31,7 @@ _DOCUMENT_CHARACTERS = range(100, 501)
 _QUERY_CHARACTERS = range(20, 151)
 
 
+@cache
 def python_set(library: Path | None = None) -> RetrievalSet:
     """Return the set; nothing is imported, the sources are parsed.
 

@@ -1,0 +1,248 @@
+"""The gate of an export and ``verify``, on tiny checkpoints: what is refused, and what is left."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lasttoken_export import cli, exporter
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.errors import (
+    InvalidOption,
+    ModelNotFound,
+    QualityGateMissed,
+    VerificationFailed,
+)
+from lasttoken_export.exporter import ExportOptions, export_model
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.model_config import parse_config
+from lasttoken_export.quality import export_check, verify_repository
+from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.sets import open_set
+from lasttoken_export.quality.verify_repository import (
+    open_artefact,
+    verify_artefact,
+    write_quality,
+)
+from unit.export.checkpoints import tensors, write_folder
+from unit.export.test_export import BYTES_CONFIG, files, make_entry
+from unit.tokenizer.small import byte_level_tokenizer
+
+PAIRS = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny checkpoint with weights of a trained model's size."""
+    weights = {
+        name: array if name.endswith("norm.weight") else array * np.float32(0.2)
+        for name, array in tensors(BYTES_CONFIG).items()
+    }
+    folder = write_folder(tmp_path_factory.mktemp("hf"), weights, config=BYTES_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    return folder
+
+
+def export(folder, output, *, accepted=None, pairs=PAIRS, **options):
+    quality = QualityOptions(
+        pairs=pairs, accepted=accepted or {}, cache_folder=output.parent / "cache"
+    )
+    return export_model(
+        open_checkpoint(folder),
+        make_entry(),
+        ExportOptions(output=output, precision="fp16", quality=quality, **options),
+    )
+
+
+def break_second_layer(monkeypatch):
+    """Zero a weight of the second layer in the written file, as a fault of the writer would."""
+    save = exporter.ir.save
+
+    def save_broken(model, path, **options):
+        save(model, path, **options)
+        name = "layers.1.mlp.down_proj.weight"
+        if path.name == "encoder.onnx":
+            weight = model.graph.initializers[name].const_value.numpy().tobytes()
+            data = path.with_name(f"{path.name}.data")
+            content = data.read_bytes()
+            assert content.count(weight) == 1
+            data.write_bytes(content.replace(weight, bytes(len(weight))))
+
+    monkeypatch.setattr(exporter.ir, "save", save_broken)
+
+
+def test_a_good_export_bears_its_figures(folder, tmp_path):
+    counted = []
+    report = export_model(
+        open_checkpoint(folder),
+        make_entry(),
+        ExportOptions(
+            output=tmp_path / "repository",
+            precision="fp16",
+            quality=QualityOptions(pairs=PAIRS, cache_folder=tmp_path / "cache"),
+        ),
+        on_texts=lambda done, total: counted.append((done, total)),
+    )
+    quality = json.loads((tmp_path / "repository/small/1/card.json").read_text())["quality"]
+    assert quality == json.loads(json.dumps(report.quality))
+    assert quality["status"] == "measured"
+    assert 0.999 < quality["minimum_cosine"] < 1
+    assert quality["bitwise_batch_invariant"] is True
+    assert quality["gate"] == {"bounds": {"minimum_cosine": 0.999}, "accepted": {}, "missed": []}
+    assert quality["set"]["sha256"] == open_set("python", pairs=PAIRS).sha256
+    assert counted[-1] == (4 * PAIRS, 4 * PAIRS)
+
+
+def test_fp32_is_the_reference_itself(folder, tmp_path):
+    report = export_model(
+        open_checkpoint(folder), make_entry(), ExportOptions(output=tmp_path / "repository")
+    )
+    assert report.quality["status"] == "reference"
+
+
+def test_a_broken_artefact_is_refused_and_the_repository_left_as_it_was(
+    folder, tmp_path, monkeypatch
+):
+    export(folder, tmp_path / "repository")
+    before = files(tmp_path / "repository")
+    break_second_layer(monkeypatch)
+    with pytest.raises(QualityGateMissed, match=r"fp16 of .* minimum_cosine is .* Nothing was pub"):
+        export(folder, tmp_path / "repository")
+    with pytest.raises(QualityGateMissed):
+        export(folder, tmp_path / "repository", triton_name="another")
+    assert files(tmp_path / "repository") == before
+
+
+def test_what_is_accepted_is_published_and_recorded(folder, tmp_path, monkeypatch):
+    break_second_layer(monkeypatch)
+    with pytest.raises(QualityGateMissed, match=r"at least 0.9999 is asked"):
+        export(folder, tmp_path / "repository", accepted={"minimum_cosine": 0.9999})
+    report = export(folder, tmp_path / "repository", accepted={"minimum_cosine": -1.0})
+    assert report.quality["minimum_cosine"] < 0.999
+    assert report.quality["gate"]["accepted"] == {"minimum_cosine": -1.0}
+    assert report.quality["gate"]["bounds"] == {"minimum_cosine": 0.999}
+
+
+def test_a_check_that_is_switched_off_is_on_the_card(folder, tmp_path, capsys):
+    report = export(folder, tmp_path / "repository", pairs=0)
+    assert report.quality == {"status": "not measured", "reason": "--quality-pairs 0"}
+    cli.print_quality("small", report.quality)
+    assert "warning: small: quality not measured: --quality-pairs 0" in capsys.readouterr().err
+
+
+def test_a_model_beyond_memory_is_not_verified_and_says_so(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export_check, "available_memory_bytes", lambda: 10**9)
+    report = export(folder, tmp_path / "repository")
+    assert report.quality["status"] == "not verified"
+    assert "needs 1 GB of memory, 1 GB are available" in report.quality["reason"]
+    assert 0.999 < report.quality["first_layer"]["minimum_cosine"] < 1
+    encoder = tmp_path / "repository/small_encoder/1"
+    assert not any(path.name.startswith("first_layer") for path in encoder.iterdir())
+    cli.print_quality("small", report.quality)
+    assert "warning: small: quality not verified" in capsys.readouterr().err
+    monkeypatch.setattr(verify_repository, "available_memory_bytes", lambda: 10**9)
+    assert verify(tmp_path, folder) == 1
+    assert "not verified: comparing small with fp32 needs 1 GB" in capsys.readouterr().err
+
+
+def verify(tmp_path, folder, *more):
+    return cli.main(
+        ["verify", str(tmp_path / "repository/small"), "--set", "python", "--pairs", "30",
+         "--checkpoint", str(folder), "--like", "smollm2-135m", *more]
+    )  # fmt: skip
+
+
+def test_verify_writes_the_figures_into_both_copies_of_the_card(
+    folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
+    export(folder, tmp_path / "repository")
+    before = files(tmp_path / "repository")
+    assert verify(tmp_path, folder, "--json", "--no-write") == 0
+    quality = json.loads(capsys.readouterr().out)
+    assert files(tmp_path / "repository") == before
+    assert (quality["set"]["pairs"], quality["rows"]) == (30, 60)
+    kept = list((tmp_path / "cache/reference-vectors").iterdir())
+    assert verify(tmp_path, folder) == 0
+    assert "bitwise the same in every batch: True (60 rows" in capsys.readouterr().out
+    assert list((tmp_path / "cache/reference-vectors").iterdir()) == kept, "not computed anew"
+    after = files(tmp_path / "repository")
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"small/1/card.json", "small/config.pbtxt"}
+    assert after.keys() == before.keys()
+    card = json.loads(after["small/1/card.json"])
+    assert card["quality"] == quality
+    config = parse_config(after["small/config.pbtxt"].decode())
+    assert json.loads(config.parameters["card"].string_value) == card
+
+
+def test_verify_finds_a_graph_that_is_not_the_exported_one(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
+    export(folder, tmp_path / "repository")
+    data = tmp_path / "repository/small_encoder/1/encoder.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 64
+    data.write_bytes(content)
+    assert verify(tmp_path, folder) == 1
+    assert "encoder.onnx.data is not the file that was exported" in capsys.readouterr().err
+
+
+def test_verify_refuses_what_misses_the_gate_and_still_records_it(
+    folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
+    break_second_layer(monkeypatch)
+    export(folder, tmp_path / "repository", pairs=0)
+    assert verify(tmp_path, folder) == 1
+    assert "small misses the gate of fp16: minimum_cosine is" in capsys.readouterr().err
+    card = json.loads((tmp_path / "repository/small/1/card.json").read_text())
+    assert len(card["quality"]["gate"]["missed"]) == 1
+    assert verify(tmp_path, folder, "--accept-quality", "minimum_cosine") == 0
+    # Once accepted, it stays so.
+    assert verify(tmp_path, folder) == 0
+
+
+def test_an_export_in_fp32_can_be_the_reference(folder, tmp_path):
+    for name, precision in (("small", "fp16"), ("exact", "fp32")):
+        options = ExportOptions(
+            output=tmp_path / "repository", precision=precision, triton_name=name,
+            quality=QualityOptions(pairs=0),
+        )  # fmt: skip
+        export_model(open_checkpoint(folder), make_entry(), options)
+    small = open_artefact(tmp_path / "repository/small")
+    exact = open_artefact(tmp_path / "repository/exact")
+    texts = open_set("python", pairs=PAIRS)
+    quality = verify_artefact(small, texts, exact, accepted={})
+    checkpoint = open_checkpoint(folder)
+    again = verify_artefact(
+        small, texts, (checkpoint, EmbeddingContract()), accepted={}, cache_folder=tmp_path / "c"
+    )
+    assert quality == again
+    with pytest.raises(InvalidOption, match="the reference small is fp16"):
+        verify_artefact(exact, texts, small, accepted={})
+
+
+def test_verify_refuses_another_models_checkpoint_and_what_is_no_export(folder, tmp_path):
+    export(folder, tmp_path / "repository", pairs=0)
+    artefact = open_artefact(tmp_path / "repository/small")
+    other = write_folder(tmp_path / "other", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    (other / "tokenizer.json").write_text(byte_level_tokenizer(lstrip=True))
+    reference = (open_checkpoint(other), EmbeddingContract())
+    with pytest.raises(VerificationFailed, match="have different tokenizers"):
+        verify_artefact(artefact, open_set("python", pairs=4), reference, accepted={})
+    with pytest.raises(ModelNotFound, match=r"REPOSITORY|<repository>/<model>"):
+        open_artefact(tmp_path / "repository/small_encoder")
+    artefact.graph.rename(artefact.graph.with_name("encoder.plan"))
+    with pytest.raises(InvalidOption, match="a TensorRT plan runs on its own GPU only"):
+        verify_artefact(artefact, open_set("python", pairs=4), reference, accepted={})
+
+
+def test_writing_figures_keeps_awkward_text_whole(folder, tmp_path):
+    export(folder, tmp_path / "repository", pairs=0)
+    artefact = open_artefact(tmp_path / "repository/small")
+    for note in ('say "so" \\ or\nnot', "später: 日本"):
+        write_quality(open_artefact(tmp_path / "repository/small"), {"status": note})
+        config = parse_config((tmp_path / "repository/small/config.pbtxt").read_text())
+        card = json.loads(config.parameters["card"].string_value)
+        assert card["quality"] == {"status": note}
+        assert card["sha256"] == artefact.card["sha256"]
