@@ -51,7 +51,7 @@ def check_golden_scores(
         triton_name: Name of the ensemble there; None for the entry's.
 
     Raises:
-        InvalidOption: No scores are published for the model.
+        InvalidOption: No scores are published for the model, or none for its precision.
         ModelNotFound: The repository does not hold it.
         VerificationFailed: A score is off by more than the tolerance of the precision.
     """
@@ -65,7 +65,7 @@ def check_golden_scores(
     precision = json.loads(card_file.read_text(encoding="utf-8"))["precision"]
     if precision not in TOLERANCES:
         raise InvalidOption(
-            f"{name} is {precision}: published scores are compared in {', '.join(TOLERANCES)} only; "
+            f"{name} is {precision}: published scores are compared in {', '.join(TOLERANCES)}; "
             f"compare it with fp32 instead: lasttoken-export verify {repository / name}"
         )
     queries = _embed(repository, name, golden["queries"], golden["query_prompt_name"])
