@@ -123,13 +123,17 @@ class ClientCore:
         remaining_s = plan.dispatch.remaining_s(time.monotonic())
         return {
             "model_name": self._options.model,
-            "inputs": request_inputs(plan.call, plan.requests[request]),
+            "inputs": self._inputs(plan, request),
             "parameters": request_parameters(plan.call),
             # gRPC's deadline ends the wait here; Triton's timeout lets the server drop the rows.
             "client_timeout": remaining_s,
             "timeout": max(1, int(remaining_s * 1e6)),
             "headers": dict(self._options.headers),
         }
+
+    def _inputs(self, plan: EmbedPlan, request: int) -> list[Any]:
+        """Input tensors of one request; the gateway's step clients send others."""
+        return request_inputs(plan.call, plan.requests[request])
 
     def _judge(
         self, plan: EmbedPlan, request: int, answer: Any, error: BaseException | None

@@ -35,14 +35,20 @@ class Assembly:
             ServerError: A vector holds NaN or infinity.
         """
         count = len(rows)
-        vectors = self._output(result, "EMBEDDING", np.float32)
-        if vectors.ndim != 2 or vectors.shape[0] != count or vectors.shape[1] == 0:
-            raise self._mismatch(f"EMBEDDING of shape {vectors.shape}, expected ({count}, D)")
         token_counts = self._output(result, "TOKEN_COUNT", np.int32)
         truncated = self._output(result, "TRUNCATED", np.bool_)
         for name, tensor in (("TOKEN_COUNT", token_counts), ("TRUNCATED", truncated)):
             if tensor.shape != (count, 1):
                 raise self._mismatch(f"{name} of shape {tensor.shape}, expected ({count}, 1)")
+        self._put_vectors(rows, result)
+        self._token_counts[rows] = token_counts[:, 0]
+        self._truncated[rows] = truncated[:, 0]
+
+    def _put_vectors(self, rows: npt.NDArray[np.intp], result: Any) -> None:
+        count = len(rows)
+        vectors = self._output(result, "EMBEDDING", np.float32)
+        if vectors.ndim != 2 or vectors.shape[0] != count or vectors.shape[1] == 0:
+            raise self._mismatch(f"EMBEDDING of shape {vectors.shape}, expected ({count}, D)")
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             bad = rows[int(np.argmin(finite))]
@@ -54,8 +60,6 @@ class Assembly:
                 f"vectors of {vectors.shape[1]} dimensions after {self._vectors.shape[1]} before"
             )
         self._vectors[rows] = vectors
-        self._token_counts[rows] = token_counts[:, 0]
-        self._truncated[rows] = truncated[:, 0]
 
     def embeddings(self, *, single: bool) -> Embeddings:
         """Return all rows; every one must have been put.

@@ -9,12 +9,14 @@ from __future__ import annotations
 from lasttoken.commands.command import Command
 from lasttoken.commands.demo import DEMO
 from lasttoken.commands.embed import EMBED
+from lasttoken.commands.gateway import GATEWAY
 from lasttoken.commands.models import MODELS
 from lasttoken.commands.serve import SERVE
 
 COMMANDS: tuple[Command, ...] = (
     SERVE,
     EMBED,
+    GATEWAY,
     MODELS,
     DEMO,
 )

@@ -1,0 +1,83 @@
+"""Ollama's `POST /api/embed`.
+
+Source: https://docs.ollama.com/api/embed
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+
+from lasttoken.gateway.dialect import Dialect, inputs_of, number_rows_schema
+from lasttoken.gateway.embedding_core import Embedded, EmbedJob
+from lasttoken.gateway.exchange import Exchange
+from lasttoken.gateway.openai_shapes import Dimensions
+from lasttoken.gateway.refusals import Refusal
+from lasttoken.gateway.vector_json import array_pieces, dumps
+
+
+class OllamaRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A request of Ollama's; `options` and `keep_alive` are about its engine and are ignored."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    input: str | list[str]
+    truncate: bool | None = None
+    dimensions: Dimensions | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | int | float | None = None
+
+
+def _job(payload: OllamaRequest) -> EmbedJob:
+    return EmbedJob(
+        inputs=inputs_of(payload.input, param="input"),
+        model=payload.model.removesuffix(":latest"),  # Ollama's tag of a model without one
+        dimensions=payload.dimensions,
+        refuse_long=payload.truncate is False,
+    )
+
+
+def _answer(payload: OllamaRequest, embedded: Embedded, exchange: Exchange) -> Iterator[bytes]:
+    after = {
+        "total_duration": int((time.perf_counter() - exchange.started) * 1e9),  # nanoseconds
+        "load_duration": 0,
+        "prompt_eval_count": embedded.tokens,
+    }
+    return array_pieces(
+        embedded.vectors,
+        lambda _, row: row,
+        before=b'{"model":' + dumps(payload.model) + b',"embeddings":',
+        after=b"," + dumps(after)[1:],
+    )
+
+
+def _error(refusal: Refusal, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG001
+    return {"error": str(refusal)}
+
+
+OLLAMA = Dialect(
+    path="/api/embed",
+    summary="Ollama's embed",
+    payload=OllamaRequest,
+    job=_job,
+    answer=_answer,
+    error=_error,
+    answer_schema={
+        "type": "object",
+        "required": ["model", "embeddings", "total_duration", "load_duration", "prompt_eval_count"],
+        "properties": {
+            "model": {"type": "string"},
+            "embeddings": number_rows_schema(),
+            "total_duration": {"type": "integer"},
+            "load_duration": {"type": "integer"},
+            "prompt_eval_count": {"type": "integer"},
+        },
+    },
+    error_schema={
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"type": "string"}},
+    },
+)

@@ -1,0 +1,154 @@
+"""Parts of the gateway that need no server."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+import lasttoken.errors as errors
+from lasttoken import InvalidInput, LasttokenError
+from lasttoken.gateway import GatewaySettings
+from lasttoken.gateway.matryoshka import check_dimensions, shortened
+from lasttoken.gateway.prompt_choice import PromptChoice
+from lasttoken.gateway.refusals import KIND_OF_ERROR, Refusal, refusal_of
+from lasttoken.gateway.token_ids import TokenContract, completed_row
+from lasttoken.gateway.token_steps import MAX_REQUEST_TOKENS, split_by_tokens
+from lasttoken.gateway.vector_json import PIECE_ELEMENTS, array_pieces, base64_text, dumps
+
+
+def test_every_error_has_exactly_one_status():
+    defined = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, LasttokenError)
+    }
+    assert set(KIND_OF_ERROR) == defined
+    for kind in defined:
+        refusal = refusal_of(kind("at 10.0.0.7: inside", status="UNKNOWN"))
+        assert refusal.kind.status in (400, 404, 413, 429, 500, 502, 503, 504)
+        assert ("10.0.0.7" in str(refusal)) == (refusal.kind.status < 500)
+        assert ("retry-after" in refusal.headers) == (refusal.kind.status == 503)
+
+
+CONTRACT = TokenContract(opening_ids=(1,), closing_ids=(8, 2), vocab_size=100, max_length=6)
+
+
+@pytest.mark.parametrize(
+    ("ids", "row"),
+    [
+        ([5], [1, 5, 8, 2]),
+        ([1, 5], [1, 5, 8, 2]),
+        ([5, 8, 2], [1, 5, 8, 2]),
+        ([1, 5, 8, 2], [1, 5, 8, 2]),
+        ([5, 2], [1, 5, 2, 8, 2]),
+        ([1], [1, 8, 2]),
+    ],
+)
+def test_missing_special_tokens_are_added_and_present_ones_kept(ids, row):
+    completed = completed_row(ids, CONTRACT, index=0, model="m")
+    assert completed.tolist() == row
+    assert completed.dtype == np.int32
+
+
+def test_one_token_that_opens_and_closes_is_not_counted_twice():
+    contract = TokenContract(opening_ids=(3,), closing_ids=(3,), vocab_size=9, max_length=6)
+    assert completed_row([3], contract, index=0, model="m").tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("ids", "status", "words"),
+    [
+        ([], 400, r"input\[4\] holds no token"),
+        ([7, 100], 400, r"input\[4\]\[1\] is 100; the vocabulary of m is 0 to 99"),
+        ([-1], 400, "is -1"),
+        ([5] * 4, 413, "7 tokens with the special ones; the maximum of m is 6"),
+    ],
+)
+def test_rows_that_the_model_cannot_read_are_refused(ids, status, words):
+    with pytest.raises(Refusal, match=words) as refusal:
+        completed_row(ids, CONTRACT, index=4, model="m")
+    assert refusal.value.kind.status == status
+
+
+def test_dimensions_are_those_that_the_model_was_trained_for():
+    def allowed(wanted, matryoshka):
+        try:
+            check_dimensions(wanted, model="m", full=768, matryoshka=matryoshka)
+        except Refusal as refusal:
+            assert refusal.kind.status == 400
+            assert refusal.param == "dimensions"
+            return False
+        return True
+
+    assert [allowed(n, None) for n in (768, 256, 769)] == [True, False, False]
+    listed = {"dimensions": [768, 256]}
+    assert [allowed(n, listed) for n in (768, 256, 255, 1024)] == [True, True, False, False]
+    least = {"minimum": 32}
+    assert [allowed(n, least) for n in (768, 32, 33, 31, 769)] == [True, True, True, False, False]
+
+
+def test_shortened_vectors_are_the_first_elements_normalised_again():
+    vectors = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    vectors[3] = 0
+    short = shortened(vectors, 16)
+    assert short.shape == (5, 16)
+    assert short.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(short, axis=1), [1, 1, 1, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(short[0] * np.linalg.norm(vectors[0, :16]), vectors[0, :16], 1e-5)
+    assert shortened(vectors, 64) is vectors
+
+
+def test_prompts_are_chosen_once():
+    assert PromptChoice(input_type="query").name_among(("document", "query")) == "query"
+    assert PromptChoice(input_type="passage").name_among(("search_document",)) == "search_document"
+    assert PromptChoice(input_type="query").name_among(("sentence",)) is None
+    assert PromptChoice(prompt_name="x").name_among(()) == "x"
+    for both in (
+        {"prompt_name": "a", "instruction": "b"},
+        {"prompt_name": "a", "input_type": "query"},
+        {"input_type": "question"},
+    ):
+        with pytest.raises(Refusal):
+            PromptChoice(**both)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (7, 4096), (3, PIECE_ELEMENTS + 1)])
+def test_vectors_survive_json_bit_by_bit(shape):
+    vectors = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    if vectors.size:
+        vectors[0, :3] = [0.0, 1e-45, -3.4e38]
+    pieces = list(array_pieces(vectors, lambda _, row: row, before=b'{"v":', after=b"}"))
+    assert len(pieces) == max(1, -(-shape[0] // max(1, PIECE_ELEMENTS // shape[1])))
+    read = np.array(json.loads(b"".join(pieces))["v"], np.float32).reshape(shape)
+    assert read.tobytes() == vectors.tobytes()
+    for row in vectors:
+        assert base64.b64decode(json.loads(dumps(base64_text(row)))) == row.astype("<f4").tobytes()
+
+
+def test_requests_to_the_encoder_hold_every_row_once_within_their_budget():
+    lengths = np.random.default_rng(3).integers(1, 3000, 500).tolist() + [9000, 1]
+    requests = split_by_tokens(lengths, 64)
+    assert sorted(np.concatenate(requests).tolist()) == list(range(len(lengths)))
+    for rows in requests:
+        longest = max(lengths[row] for row in rows)
+        assert len(rows) == 1 or len(rows) * longest <= MAX_REQUEST_TOKENS
+        assert len(rows) <= 64
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_texts": 0},
+        {"max_body_bytes": True},
+        {"timeout_s": 0},
+        {"drain_delay_s": -1},
+        {"aliases": {"": "m"}},
+    ],
+)
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(InvalidInput):
+        GatewaySettings(**wrong)
+    assert "secret" not in repr(GatewaySettings(keys="a secret"))
