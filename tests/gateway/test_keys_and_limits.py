@@ -24,7 +24,9 @@ def write(path, *lines):
 def test_keys_are_found_by_their_value_and_kept_as_digests(tmp_path):
     file = tmp_path / "keys"
     digest = hashlib.sha256(BOB.encode()).hexdigest()
-    write(file, "# ours", "", f"alice {ALICE} requests=60 tokens=1000 # first", f"bob sha256:{digest}")
+    write(
+        file, "# ours", "", f"alice {ALICE} requests=60 tokens=1000 # first", f"bob sha256:{digest}"
+    )
     ring = KeyRing(file=file)
     alice, bob = ring.find(ALICE), ring.find(BOB)
     assert (alice.name, alice.requests, alice.texts, alice.tokens) == ("alice", 60, None, 1000)
