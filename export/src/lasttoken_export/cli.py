@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, metavar="N",
                         help="threads of the CPU runtime; 0: one a core")  # fmt: skip
     add_plan_arguments(parser)
+    parser.add_argument("--encoder", choices=("python", "native"), default="python",
+                        help="native: Triton's own ONNX Runtime or TensorRT backend, ragged "
+                        "batches, one text a request (%(default)s)")  # fmt: skip
+    parser.add_argument("--native-batch-size", type=int, default=8, metavar="N",
+                        help="most rows of a native batch; the graph is made for as many of the "
+                        "longest (%(default)s)")  # fmt: skip
     parser.add_argument("--quality-set", default="python", metavar="SET",
                         help=f"text on which the vectors are compared with fp32's: "
                         f"{', '.join(SETS)} or a file of JSON lines with query and document "
@@ -138,6 +144,8 @@ def _export(options: argparse.Namespace, cache_folder: Path | None) -> int:
                 on_overflow=options.on_overflow,
                 intra_op_threads=options.threads,
                 plan=plan_choices(options, cache_folder),
+                encoder=options.encoder,
+                native_batch_size=options.native_batch_size,
                 quality=quality,
             ),
             on_bytes=on_bytes,

@@ -21,6 +21,7 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
+from lasttoken_export.native_config import NativeEncoder
 from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
 from lasttoken_export.quality.export_check import QualityOptions, check_export
 from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
@@ -28,6 +29,7 @@ from lasttoken_export.server_modules import server_module
 from lasttoken_export.tensorrt.callbacks import OnProgress
 from lasttoken_export.tensorrt.plan_step import (
     MAX_ROWS,
+    PLAN_FILE,
     PlanChoices,
     prepare_plan,
     replace_graph_by_plan,
@@ -60,6 +62,8 @@ class ExportOptions:
         on_overflow: ``truncate`` or ``refuse`` a text beyond max_length.
         intra_op_threads: Threads of the runtime; 0 for one a core.
         plan: About the plan, for the TensorRT runtimes.
+        encoder: ``python`` for the scheduler's, ``native`` for a backend of Triton's own.
+        native_batch_size: Most rows of a batch of a native encoder.
         quality: How the vectors are compared with fp32's before anything is published.
 
     Raises:
@@ -75,6 +79,8 @@ class ExportOptions:
     on_overflow: str = "truncate"
     intra_op_threads: int = 0
     plan: PlanChoices = field(default_factory=PlanChoices)
+    encoder: str = "python"
+    native_batch_size: int = 8
     quality: QualityOptions = field(default_factory=QualityOptions)
 
     def __post_init__(self) -> None:
@@ -82,6 +88,7 @@ class ExportOptions:
             ("precision", tuple(PRECISIONS)),
             ("runtime", tuple(RUNTIMES)),
             ("on_overflow", ("truncate", "refuse")),
+            ("encoder", ("python", "native")),
         ):
             if getattr(self, name) not in known:
                 raise InvalidOption(
@@ -144,7 +151,10 @@ def export_model(
     validate_tensors(checkpoint)
     runtime = RUNTIMES[options.runtime]
     preferred_tokens = _PREFERRED_BATCH_TOKENS[runtime]
-    max_batch_tokens = max(max_length, preferred_tokens)
+    native = _native_encoder(options, max_length)
+    max_batch_tokens = (
+        max(max_length, preferred_tokens) if native is None else native.max_batch_tokens
+    )
     contract = EmbeddingContract(
         pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
     )
@@ -161,9 +171,9 @@ def export_model(
     weight_bytes = sum(weight.nbytes for weight in weights if weight is not None)
     profile = PlanProfile(
         max_batch_tokens=max_batch_tokens,
-        max_rows=MAX_ROWS,
+        max_rows=MAX_ROWS if native is None else native.max_batch_size,
         max_length=max_length,
-        usual_batch_tokens=preferred_tokens,
+        usual_batch_tokens=min(preferred_tokens, max_batch_tokens),
     )
     plan_options = prepare_plan(
         options.runtime,
@@ -176,11 +186,15 @@ def export_model(
 
     model = options.triton_name or entry.triton_name
     with staged_model(options.output, model) as writer:
+        writer.native = native
         tokenizer_files = _write_tokenizer(writer, checkpoint, entry, max_length)
         writer.write_models(
             dimensions=config.hidden_size,
             parameters={
-                TOKENIZER: {"on_overflow": options.on_overflow},
+                TOKENIZER: {
+                    "on_overflow": options.on_overflow,
+                    "max_texts_per_request": "256" if native is None else "1",
+                },
                 ENCODER: {
                     "runtime": runtime,
                     "intra_op_threads": str(options.intra_op_threads),
@@ -277,6 +291,18 @@ def _special_ids(tokenizer: Mapping[str, Any], *, behind: bool) -> list[int]:
     place = sequence.index("$A")
     special = sequence[place + 1 :] if behind else sequence[:place]
     return [int(tokenizer["special_tokens"][token]) for token in special]
+
+
+def _native_encoder(options: ExportOptions, max_length: int) -> NativeEncoder | None:
+    if options.encoder == "python":
+        return None
+    return NativeEncoder(
+        runtime=options.runtime,
+        file=PLAN_FILE if options.runtime == "tensorrt" else "encoder.onnx",
+        max_batch_size=options.native_batch_size,
+        max_length=max_length,
+        intra_op_threads=options.intra_op_threads,
+    )
 
 
 def check_precision(entry: CatalogueEntry, precision: str, target: str) -> None:

@@ -125,11 +125,12 @@ def _embed(
     ]
     rows = [row.ids for row in tokenizer.encode(prompted)]
     encoder = repository / f"{name}{ENCODER}"
-    parameters = parse_config((encoder / "config.pbtxt").read_text(encoding="utf-8")).parameters
+    config = parse_config((encoder / "config.pbtxt").read_text(encoding="utf-8"))
+    parameters, hosted = config.parameters, config.backend == "python"
     engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
         encoder / "1" / "encoder.onnx",
-        runtime=parameters["runtime"].string_value,
-        intra_op_threads=int(parameters["intra_op_threads"].string_value),
+        runtime=parameters["runtime"].string_value if hosted else "onnxruntime-cpu",
+        intra_op_threads=int(parameters["intra_op_threads"].string_value) if hosted else 0,
     )
     vectors: NDArray[np.float32] = engine.encode(
         np.concatenate(rows), np.array([len(row) for row in rows], np.int32)

@@ -24,6 +24,11 @@ from lasttoken_export.model_sources import (
     TOKENIZER,
     model_sources,
 )
+from lasttoken_export.native_config import (
+    NativeEncoder,
+    native_encoder_config,
+    native_ensemble_config,
+)
 
 _DISK_MARGIN_BYTES = 64 * 2**20
 """Room for everything that is not weights: graph, tokenizer, Python files."""
@@ -35,11 +40,13 @@ class RepositoryWriter:
     Attributes:
         model: Triton name of the model.
         staging: Folder that holds them until `publish`.
+        native: Encoder on a backend of Triton's own; None for the Python one.
     """
 
     def __init__(self, model: str, staging: Path) -> None:
         self.model = model
         self.staging = staging
+        self.native: NativeEncoder | None = None
 
     def version_folder(self, step: str) -> Path:
         """Folder ``<model><step>/1``, made if need be."""
@@ -56,6 +63,8 @@ class RepositoryWriter:
         """
         for step in (ENSEMBLE, TOKENIZER, ENCODER):
             self._write_config(step, dimensions, parameters.get(step, {}))
+            if step == ENCODER and self.native is not None:
+                continue
             source = model_sources() / f"{SOURCE_MODEL}{step}"
             for file in sorted((source / "1").glob("*.py")):
                 shutil.copyfile(file, self.version_folder(step) / file.name)
@@ -79,6 +88,10 @@ class RepositoryWriter:
             dimensions=dimensions,
             parameters=parameters,
         )
+        if self.native is not None and step == ENCODER:
+            config = native_encoder_config(self.native, model=self.model, dimensions=dimensions)
+        elif self.native is not None and step == ENSEMBLE:
+            config = native_ensemble_config(config, self.native)
         path = self.version_folder(step).parent / "config.pbtxt"
         path.write_text(config, encoding="utf-8")
 

@@ -19,10 +19,12 @@ class TextLimits:
 
     Attributes:
         max_text_bytes: Longest text in bytes of UTF-8.
+        max_texts_per_request: Most texts of a request.
         refuse_overflow: Whether a text beyond the model's maximum length is refused, not cut.
     """
 
     max_text_bytes: int
+    max_texts_per_request: int
     refuse_overflow: bool
 
 
@@ -48,6 +50,12 @@ def read_texts(
     if text.ndim != 2 or text.shape[1] != 1 or not len(text):
         raise InvalidText(
             f"TEXT has shape {list(text.shape)}; send [texts, 1] with at least one text",
+            reason="shape",
+        )
+    if len(text) > limits.max_texts_per_request:
+        raise InvalidText(
+            f"TEXT holds {len(text)} texts, this model takes {limits.max_texts_per_request} a "
+            "request; send more requests (EmbeddingClient: max_texts_per_request)",
             reason="shape",
         )
     for name, tensor in (("PROMPT_NAME", prompt_name), ("INSTRUCTION", instruction)):

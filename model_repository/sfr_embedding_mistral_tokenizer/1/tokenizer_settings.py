@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from text_request import TextLimits
 from tokenizer_errors import InvalidContract
 
-_KNOWN = ("max_text_bytes", "on_overflow")
+_KNOWN = ("max_text_bytes", "max_texts_per_request", "on_overflow")
 
 
 def parse_settings(parameters: Mapping[str, Mapping[str, str]]) -> TextLimits:
@@ -20,10 +20,13 @@ def parse_settings(parameters: Mapping[str, Mapping[str, str]]) -> TextLimits:
         raise InvalidContract(
             f"config.pbtxt has the parameters {sorted(parameters)!r}; it must have {_KNOWN!r}"
         )
-    max_text_bytes = parameters["max_text_bytes"]["string_value"]
-    if not max_text_bytes.isascii() or not max_text_bytes.isdigit() or int(max_text_bytes) < 1:
-        raise InvalidContract(f"max_text_bytes is {max_text_bytes!r}; set it to 1 or more")
+    counts = {}
+    for name in ("max_text_bytes", "max_texts_per_request"):
+        text = parameters[name]["string_value"]
+        if not text.isascii() or not text.isdigit() or int(text) < 1:
+            raise InvalidContract(f"{name} is {text!r}; set it to 1 or more")
+        counts[name] = int(text)
     on_overflow = parameters["on_overflow"]["string_value"]
     if on_overflow not in ("truncate", "refuse"):
         raise InvalidContract(f"on_overflow is {on_overflow!r}; set it to truncate or refuse")
-    return TextLimits(max_text_bytes=int(max_text_bytes), refuse_overflow=on_overflow == "refuse")
+    return TextLimits(**counts, refuse_overflow=on_overflow == "refuse")

@@ -9,7 +9,7 @@ from tokenizer_settings import parse_settings
 
 from unit.tokenizer.small import make_contract
 
-LIMITS = TextLimits(max_text_bytes=10, refuse_overflow=False)
+LIMITS = TextLimits(max_text_bytes=10, max_texts_per_request=3, refuse_overflow=False)
 
 
 def column(*values):
@@ -38,6 +38,7 @@ def test_prompts_may_differ_by_row():
         (column(), None, "at least one text", "shape"),
         (np.array([b"a"], dtype=object), None, "shape [1]", "shape"),
         (column(b"a", b"b"), column(b"query"), "PROMPT_NAME has shape [1, 1]", "shape"),
+        (column(b"a", b"b", b"c", b"d"), None, "4 texts, this model takes 3 a request", "shape"),
         (column(b"a"), column(b"\xff"), "PROMPT_NAME 0 is not UTF-8", "encoding"),
         (column(b"a"), column(b"nope"), "PROMPT_NAME is 'nope'", "prompt"),
     ],
@@ -56,7 +57,7 @@ def test_rows_without_tokens_are_refused():
 def test_overflow_is_refused_where_that_is_configured():
     rows = [row(1), row(1, 2, truncated=True)]
     check_tokens(make_contract(), LIMITS, rows)
-    strict = TextLimits(max_text_bytes=10, refuse_overflow=True)
+    strict = TextLimits(max_text_bytes=10, max_texts_per_request=3, refuse_overflow=True)
     with pytest.raises(InvalidText, match="text 1 is longer than 40 tokens"):
         check_tokens(make_contract(), strict, rows)
 
@@ -70,7 +71,12 @@ def test_rows_are_padded_with_their_lengths_beside_them():
 
 
 def settings(**changes):
-    values = {"max_text_bytes": "10", "on_overflow": "truncate", **changes}
+    values = {
+        "max_text_bytes": "10",
+        "max_texts_per_request": "3",
+        "on_overflow": "truncate",
+        **changes,
+    }
     return parse_settings({name: {"string_value": value} for name, value in values.items()})
 
 
@@ -81,6 +87,7 @@ def test_settings():
         {"max_text_bytes": "0"},
         {"max_text_bytes": "ten"},
         {"max_text_bytes": "-1"},
+        {"max_texts_per_request": "0"},
         {"on_overflow": "cut"},
         {"colour": "red"},
     ):
