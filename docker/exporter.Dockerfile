@@ -22,6 +22,7 @@ FROM ${TRITON_IMAGE}
 LABEL org.opencontainers.image.title="lasttoken exporter" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=packages /opt/lasttoken /opt/lasttoken
+COPY docker/scripts/export_once.sh /opt/lasttoken/bin/
 ENV PATH=/opt/lasttoken/bin:$PATH \
     LASTTOKEN_CACHE=/cache
 USER 1000:1000

@@ -7,12 +7,15 @@
 #                        empty: no TLS
 #   EXIT_TIMEOUT_S       how long requests in flight may take at shutdown (30)
 #   CONNECTION_AGE_MS    after which clients are asked to reconnect, so that new replicas get load (0: never)
+#   CLOSED_APIS          protocols that nobody may call (shared-memory,statistics,trace,logging)
 #   DRY_RUN              print the command and stop
 set -euo pipefail
 repository=${MODEL_REPOSITORY:-/models}
 [ -d "$repository" ] || { echo "no model repository at $repository: mount one, or set MODEL_REPOSITORY" >&2; exit 1; }
-# These calls are for nobody: whoever has the secret of this start, which is not kept anywhere.
-closed="shared-memory,model-repository,statistics,trace,logging"
+# These calls are for nobody: whoever has the secret of this start, which is not kept anywhere. The
+# repository's index and the configuration stay open: clients list models and read their cards
+# there, and loading and unloading are refused by the model control mode.
+closed=${CLOSED_APIS:-shared-memory,statistics,trace,logging}
 nobody="nobody=$(head -c 24 /dev/urandom | base64 | tr -d '=+/')"
 arguments=(
   "--model-repository=$repository"

@@ -1,5 +1,6 @@
 """What the images' RUN lines and entry points call, run here for real."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -51,7 +52,7 @@ def test_triton_is_started_closed(docker, tritonserver):
     assert arguments[-1] == "--log-verbose=1"
     [closed] = [a for a in arguments if a.startswith("--grpc-restricted-protocol=")]
     assert re.fullmatch(
-        r"--grpc-restricted-protocol=shared-memory,model-repository,statistics,trace,logging"
+        r"--grpc-restricted-protocol=shared-memory,statistics,trace,logging"
         r":nobody=\w{20,}",
         closed,
     )
@@ -200,3 +201,104 @@ def test_what_is_not_locked_by_hash_is_not_installed(docker, tmp_path):
     refused = run(script, tmp_path / "other", bad, LASTTOKEN_TARGET="1")
     assert refused.returncode != 0
     assert not (tmp_path / "other" / "pluggy").exists()
+
+
+# --- check_repository.py -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "repository"
+    files = {"m_tokenizer/1/tokenizer.json": b"{}", "m_encoder/1/encoder.onnx": b"graph"}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(content)
+    card = {
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    }
+    (folder / "m" / "1").mkdir(parents=True)
+    (folder / "m" / "1" / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+def edit_card(repository, change):
+    file = repository / "m" / "1" / "card.json"
+    card = json.loads(file.read_text())
+    change(card)
+    file.write_text(json.dumps(card))
+
+
+def test_a_repository_as_exported_passes(docker, repository):
+    script = docker / "scripts" / "check_repository.py"
+    done = run(sys.executable, script, repository)
+    assert done.returncode == 0, done.stderr
+    assert "as exported: m" in done.stdout
+    assert run(sys.executable, script, repository, "other").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda r: (r / "m_encoder/1/encoder.onnx").write_bytes(b"grapg"), "sha256 is"),
+        (lambda r: (r / "m_encoder/1/encoder.onnx").unlink(), "No such file"),
+        (lambda r: (r / "m/1/card.json").write_text("{"), "not a readable card"),
+        (lambda r: (r / "m/1/card.json").unlink(), "no model with a card"),
+        (lambda r: edit_card(r, lambda c: c.update(sha256={})), "names no files"),
+        (lambda r: edit_card(r, lambda c: c["sha256"].update({"../x": "0"})), "not within"),
+        (lambda r: edit_card(r, lambda c: c["sha256"].update({"/etc/passwd": "0"})), "not within"),
+        (
+            lambda r: edit_card(r, lambda c: c["sha256"].update({"n_encoder/1/x": "0"})),
+            "not within",
+        ),
+    ],
+)
+def test_a_repository_that_was_changed_does_not(docker, repository, damage, said):
+    damage(repository)
+    done = run(sys.executable, docker / "scripts" / "check_repository.py", repository)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+@pytest.mark.server
+def test_what_the_exporter_writes_passes(docker, smollm2_repository):
+    done = run(sys.executable, docker / "scripts" / "check_repository.py", smollm2_repository)
+    assert done.returncode == 0, done.stderr
+
+
+# --- export_once.sh ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exporter(tmp_path):
+    """Environment with a `lasttoken-export` that takes a second and counts its runs."""
+    program = tmp_path / "bin" / "lasttoken-export"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/usr/bin/env bash\n"
+        f'echo run >> "{tmp_path}/runs"\n'
+        '[ "$1" = broken ] && exit 1\n'
+        'while [ "$1" != --output ]; do shift; done\n'
+        'mkdir -p "$2" && sleep 1 && echo whole > "$2/model"\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "claim").mkdir()
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
+def test_two_builders_build_once(docker, exporter, tmp_path):
+    command = [docker / "scripts" / "export_once.sh", tmp_path / "claim", "key", "sfr"]
+    environment = {**os.environ, **exporter}
+    both = [subprocess.Popen([str(w) for w in command], env=environment) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert (tmp_path / "claim" / "key" / "repository" / "model").read_text() == "whole\n"
+
+
+def test_an_export_that_fails_or_was_killed_leaves_no_repository(docker, exporter, tmp_path):
+    script, claim = docker / "scripts" / "export_once.sh", tmp_path / "claim"
+    assert run(script, claim, "key", "broken", **exporter).returncode == 1
+    assert not (claim / "key").exists()
+    (claim / ".key.part" / "repository").mkdir(parents=True, exist_ok=True)
+    assert run(script, claim, "key", "sfr", **exporter).returncode == 0
+    assert (claim / "key" / "repository" / "model").is_file()
+    assert run(script, claim, "../key", "sfr", **exporter).returncode == 2

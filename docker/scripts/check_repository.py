@@ -1,0 +1,68 @@
+"""Checks every model of a repository against the digests on its card, before anything is loaded.
+
+    check_repository.py FOLDER [MODEL...]       MODEL: ensembles; without: all that have a card
+
+Each card (``<model>/1/card.json``) names the files that decide what the model answers, with their
+SHA-256. A file that is missing, differs, or lies outside the model's own folders fails the check,
+as does a repository without a card, or a card with no files.
+
+Exit codes: 0 all as exported, 1 not, 2 wrong usage. Only the standard library is used.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+STEPS = ("", "_tokenizer", "_encoder")
+
+
+def check_model(repository, model):
+    """Return what is wrong with one model, a line a file; empty if it is as exported."""
+    card_file = repository / model / "1" / "card.json"
+    try:
+        card = json.loads(card_file.read_text(encoding="utf-8"))
+        digests = dict(card["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{card_file}: not a readable card ({error!r})"]
+    if not digests:
+        return [f"{card_file}: names no files"]
+    own = {f"{model}{step}" for step in STEPS}
+    wrong = []
+    for name, expected in sorted(digests.items()):
+        parts = Path(name).parts
+        if Path(name).is_absolute() or ".." in parts or not parts or parts[0] not in own:
+            wrong.append(f"{name}: not within the folders of {model}")
+            continue
+        try:
+            with (repository / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            wrong.append(f"{name}: {error.strerror}")
+            continue
+        if found != expected:
+            wrong.append(f"{name}: sha256 is {found}, the card says {expected}")
+    return wrong
+
+
+def main():
+    """Run the check; return the exit code."""
+    parser = argparse.ArgumentParser(prog="check_repository.py", description=__doc__)
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    options = parser.parse_args()
+    cards = options.repository.glob("*/1/card.json")
+    models = options.models or sorted(card.parents[1].name for card in cards)
+    if not models:
+        sys.stderr.write(f"{options.repository}: no model with a card\n")
+        return 1
+    wrong = [line for model in models for line in check_model(options.repository, model)]
+    sys.stderr.writelines(f"{line}\n" for line in wrong)
+    if not wrong:
+        sys.stdout.write(f"as exported: {', '.join(models)}\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
