@@ -12,6 +12,9 @@ from lasttoken_export.errors import UnsupportedArchitecture
 
 ModelConfig = DecoderConfig | EncoderConfig
 
+ARCHITECTURES = decoder_config.ARCHITECTURES + encoder_config.ARCHITECTURES
+"""Those with a packed graph."""
+
 
 def read_config(config: Mapping[str, Any]) -> ModelConfig:
     """Read config.json of any known architecture.
@@ -25,10 +28,15 @@ def read_config(config: Mapping[str, Any]) -> ModelConfig:
         return EncoderConfig.from_hugging_face(config)
     if architecture in decoder_config.ARCHITECTURES:
         return DecoderConfig.from_hugging_face(config)
-    known = decoder_config.ARCHITECTURES + encoder_config.ARCHITECTURES
     raise UnsupportedArchitecture(
-        f"config.json names the architecture {architecture!r}; known are {', '.join(known)}"
+        f"config.json names the architecture {architecture!r}; a packed graph can be built of "
+        f"{', '.join(ARCHITECTURES)}; lasttoken-export --graph padded exports any other"
     )
+
+
+def has_packed_graph(config: Mapping[str, Any]) -> bool:
+    """Whether config.json names one of `ARCHITECTURES`, whatever its settings."""
+    return (config.get("architectures") or [""])[0] in ARCHITECTURES
 
 
 def attention_cell_cost(config: ModelConfig) -> float:

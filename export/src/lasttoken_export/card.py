@@ -17,6 +17,7 @@ class Card:
         revision: Revision of the source; None where it has none.
         licence: ``{"id": ..., "note": ...}``.
         architecture: Architecture named by the checkpoint.
+        graph_form: ``packed``, or ``padded`` where the architecture has no packed graph.
         precision: One of `precisions.PRECISIONS`.
         runtime: Runtime that the graph was written for.
         pooling: How a text's vector is taken from its tokens.
@@ -42,6 +43,7 @@ class Card:
     revision: str | None
     licence: dict[str, str]
     architecture: str
+    graph_form: str
     precision: str
     runtime: str
     pooling: str

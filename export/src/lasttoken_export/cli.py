@@ -23,7 +23,14 @@ from tqdm import tqdm
 
 from lasttoken_export._version import __version__
 from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
-from lasttoken_export.checkpoint import Checkpoint, GgufFile, SafetensorsFolder, open_checkpoint
+from lasttoken_export.checkpoint import (
+    GRAPHS,
+    GgufFile,
+    ModelFiles,
+    SafetensorsFolder,
+    TransformersFolder,
+    open_model,
+)
 from lasttoken_export.commands.verify import (
     add_accept_quality,
     print_quality,
@@ -34,6 +41,7 @@ from lasttoken_export.commands.verify import (
 from lasttoken_export.errors import ExportError, InvalidOption
 from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport, export_model
 from lasttoken_export.folder_contract import entry_of_folder
+from lasttoken_export.padded.exporter import export_padded_model
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.export_check import EXPORT_PAIRS, QualityOptions
 from lasttoken_export.quality.gate import parse_accepted
@@ -79,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="Triton model repository; other models in it stay")  # fmt: skip
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="onnxruntime")
+    parser.add_argument("--graph", choices=GRAPHS, default="auto",
+                        help="packed: no padding is computed; padded: by optimum, for any other "
+                        "architecture; auto: packed where that is known (%(default)s)")  # fmt: skip
     parser.add_argument("--like", metavar="NAME",
                         help="catalogue entry whose tokenizer contract and prompts a folder, a "
                         "hub id or a GGUF file is served by")  # fmt: skip
@@ -118,45 +129,54 @@ def _export(options: argparse.Namespace, cache_folder: Path | None) -> int:
         cache_folder=cache_folder,
     )
     known = load_catalogue().get(options.model)
-    checkpoint = open_checkpoint(
+    checkpoint = open_model(
         known.source if known else options.model,
         revision=options.revision,
         cache_folder=cache_folder,
+        graph=options.graph,
     )
     entry = find_entry(options.model, options.like, checkpoint)
     note = f" ({entry.licence.note})" if entry.licence.note else ""
-    print(f"{entry.name}: licence {entry.licence.id}{note}", file=sys.stderr)
+    _say(f"{entry.name}: licence {entry.licence.id}{note}")
+    chosen = ExportOptions(
+        output=options.output,
+        precision=options.precision,
+        runtime=options.runtime,
+        triton_name=options.name,
+        max_length=options.max_length,
+        max_queue_tokens=options.max_queue_tokens,
+        on_overflow=options.on_overflow,
+        intra_op_threads=options.threads,
+        plan=plan_choices(options, cache_folder),
+        encoder=options.encoder,
+        native_batch_size=options.native_batch_size,
+        quality=quality,
+    )
     with (
         _progress_bar() as on_bytes,
         plan_progress() as on_plan,
         text_progress() as on_texts,
     ):
-        report = export_model(
-            checkpoint,
-            entry,
-            ExportOptions(
-                output=options.output,
-                precision=options.precision,
-                runtime=options.runtime,
-                triton_name=options.name,
-                max_length=options.max_length,
-                max_queue_tokens=options.max_queue_tokens,
-                on_overflow=options.on_overflow,
-                intra_op_threads=options.threads,
-                plan=plan_choices(options, cache_folder),
-                encoder=options.encoder,
-                native_batch_size=options.native_batch_size,
-                quality=quality,
-            ),
-            on_bytes=on_bytes,
-            on_plan=on_plan,
-            on_texts=on_texts,
-        )
+        if isinstance(checkpoint, TransformersFolder):
+            reason = "asked for" if options.graph == "padded" else "no packed graph is known of it"
+            _say(f"{checkpoint.config.architecture}: optimum writes a padded graph ({reason})")
+            report = export_padded_model(
+                checkpoint,
+                entry,
+                chosen,
+                cache_folder=cache_folder,
+                announce=_say,
+                on_bytes=on_bytes,
+            )
+        else:
+            report = export_model(
+                checkpoint, entry, chosen, on_bytes=on_bytes, on_plan=on_plan, on_texts=on_texts
+            )
     _print_report(report, as_json=options.json)
     return 0
 
 
-def find_entry(model: str, like: str | None, checkpoint: Checkpoint) -> CatalogueEntry:
+def find_entry(model: str, like: str | None, checkpoint: ModelFiles) -> CatalogueEntry:
     """Return the entry that decides how a model is served.
 
     Args:
@@ -182,12 +202,16 @@ def find_entry(model: str, like: str | None, checkpoint: Checkpoint) -> Catalogu
         for hub_id, entry in by_hub_id.items():
             if _plain(hub_id.rpartition("/")[2]) in names:
                 return entry
-    if like is None and isinstance(checkpoint, SafetensorsFolder):
+    if like is None and isinstance(checkpoint, SafetensorsFolder | TransformersFolder):
         return entry_of_folder(checkpoint.folder, checkpoint)
     raise InvalidOption(
         f"{like or model!r} is not in the catalogue; say which model's tokenizer contract and "
         f"prompts it is served by: --like with one of {', '.join(sorted(catalogue))}"
     )
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 def _plain(name: str) -> str:

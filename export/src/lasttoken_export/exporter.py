@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,22 @@ from lasttoken_export.architectures import attention_cell_cost
 from lasttoken_export.card import Card
 from lasttoken_export.catalogue import CatalogueEntry, prompts_with_tasks
 from lasttoken_export.checkpoint import Checkpoint, validate_tensors
-from lasttoken_export.errors import InvalidOption, TokenizerMismatch
+from lasttoken_export.errors import InvalidOption
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.max_length import check_max_length
+from lasttoken_export.model_files import (
+    check_tokenizer,
+    save_graph,
+    sha256,
+    special_ids,
+    write_tokenizer,
+)
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.native_config import NativeEncoder
 from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
 from lasttoken_export.quality.export_check import QualityOptions, check_export
-from lasttoken_export.repository import RepositoryWriter, check_disk, staged_model
-from lasttoken_export.server_modules import server_module
+from lasttoken_export.repository import check_disk, staged_model
 from lasttoken_export.tensorrt.callbacks import OnProgress
 from lasttoken_export.tensorrt.plan_step import (
     MAX_ROWS,
@@ -187,7 +192,7 @@ def export_model(
     model = options.triton_name or entry.triton_name
     with staged_model(options.output, model) as writer:
         writer.native = native
-        tokenizer_files = _write_tokenizer(writer, checkpoint, entry, max_length)
+        tokenizer_files = write_tokenizer(writer, checkpoint, entry, max_length)
         writer.write_models(
             dimensions=config.hidden_size,
             parameters={
@@ -208,9 +213,9 @@ def export_model(
                 },
             },
         )
-        _check_tokenizer(writer)
+        check_tokenizer(writer)
         graph_file = writer.version_folder(ENCODER) / "encoder.onnx"
-        _save_graph(graph, graph_file, weight_bytes, on_bytes)
+        save_graph(graph, graph_file, weight_bytes, on_bytes)
         first_layer = model_graph(checkpoint, **graph_options, num_layers=1).build(
             rotary_positions=max_batch_tokens, version=__version__
         )
@@ -257,18 +262,19 @@ def export_model(
             revision=checkpoint.revision,
             licence=asdict(entry.licence),
             architecture=config.architecture,
+            graph_form="packed",
             precision=options.precision,
             runtime=runtime,
             pooling=entry.pooling,
             dimensions=config.hidden_size,
             matryoshka=entry.matryoshka,
             max_length=max_length,
-            opening_ids=_special_ids(entry.tokenizer, behind=False),
-            closing_ids=_special_ids(entry.tokenizer, behind=True),
+            opening_ids=special_ids(entry.tokenizer, behind=False),
+            closing_ids=special_ids(entry.tokenizer, behind=True),
             vocab_size=config.vocab_size,
             prompts=sorted(prompts_with_tasks(entry.tokenizer)),
             default_prompt_name=entry.tokenizer["default_prompt_name"],
-            sha256={str(file.relative_to(writer.staging)): _sha256(file) for file in files},
+            sha256={str(file.relative_to(writer.staging)): sha256(file) for file in files},
             checks=checks,
             plan=plan_record,
             quality=quality,
@@ -283,14 +289,6 @@ def export_model(
         checks=checks,
         quality=quality,
     )
-
-
-def _special_ids(tokenizer: Mapping[str, Any], *, behind: bool) -> list[int]:
-    """Ids of the contract's special tokens in front of the text, or behind it."""
-    sequence = list(tokenizer["sequence"])
-    place = sequence.index("$A")
-    special = sequence[place + 1 :] if behind else sequence[:place]
-    return [int(tokenizer["special_tokens"][token]) for token in special]
 
 
 def _native_encoder(options: ExportOptions, max_length: int) -> NativeEncoder | None:
@@ -317,44 +315,3 @@ def check_precision(entry: CatalogueEntry, precision: str, target: str) -> None:
             f"{entry.name} is not safe in {precision}: its activations leave the range; choose one "
             f"of {', '.join(safe)}"
         )
-
-
-def _write_tokenizer(
-    writer: RepositoryWriter, checkpoint: Checkpoint, entry: CatalogueEntry, max_length: int
-) -> list[Path]:
-    prompts = prompts_with_tasks(entry.tokenizer)
-    contract = {**entry.tokenizer, "prompts": prompts, "max_length": max_length}
-    tokenizer_file = writer.version_folder(TOKENIZER) / "tokenizer.json"
-    tokenizer_file.write_text(checkpoint.tokenizer_json(), encoding="utf-8")
-    return [tokenizer_file, writer.write_json(TOKENIZER, "contract.json", contract)]
-
-
-def _check_tokenizer(writer: RepositoryWriter) -> None:
-    """Load the tokenizer as the server will: special ids and golden ids are checked there."""
-    module = server_module(TOKENIZER, "text_tokenizer")
-    errors = server_module(TOKENIZER, "tokenizer_errors")
-    try:
-        module.load_text_tokenizer(writer.version_folder(TOKENIZER))
-    except errors.InvalidContract as error:
-        raise TokenizerMismatch(str(error)) from None
-
-
-def _save_graph(
-    graph: ir.Model, path: Path, weight_bytes: int, on_bytes: Callable[[int, int], None] | None
-) -> None:
-    done = 0
-
-    def written(tensor: ir.TensorProtocol, _: object) -> None:
-        nonlocal done
-        done += tensor.nbytes
-        if on_bytes is not None:
-            on_bytes(done, weight_bytes)
-
-    ir.save(graph, path, external_data=f"{path.name}.data", callback=written)
-    if on_bytes is not None:  # tensors of a few bytes stay in the graph's own file, unreported
-        on_bytes(weight_bytes, weight_bytes)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,9 +17,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from lasttoken_export.architectures import ModelConfig
 from lasttoken_export.catalogue import CatalogueEntry, Licence
-from lasttoken_export.checkpoint import Checkpoint
+from lasttoken_export.checkpoint import ModelFiles
+from lasttoken_export.checkpoint.base import ServedConfig
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import AmbiguousModel, CorruptFile
 
@@ -36,7 +36,7 @@ _WAY_OUT = "name a catalogue entry that it is served like: --like NAME"
 _GOLDEN_TEXTS = ("", "How to bake a chocolate cake", "  two  spaces, 35°F\n\t日本語 🍰")
 
 
-def entry_of_folder(folder: Path, checkpoint: Checkpoint) -> CatalogueEntry:
+def entry_of_folder(folder: Path, checkpoint: ModelFiles) -> CatalogueEntry:
     """Build the entry of a model that is not in the catalogue.
 
     Args:
@@ -100,7 +100,7 @@ def _pooling(folder: Path) -> str:
 
 
 def _tokenizer_contract(
-    name: str, folder: Path, checkpoint: Checkpoint, settings: Mapping[str, Any]
+    name: str, folder: Path, checkpoint: ModelFiles, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     tokenizer_json = checkpoint.tokenizer_json()
     tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -155,7 +155,7 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[list[str], list
     )
 
 
-def _max_length(folder: Path, config: ModelConfig) -> int:
+def _max_length(folder: Path, config: ServedConfig) -> int:
     stated = (_read(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
     stated = stated or (_read(folder / "tokenizer_config.json") or {}).get("model_max_length")
     limits = [config.max_positions, config.sliding_window or config.max_positions]

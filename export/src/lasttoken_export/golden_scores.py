@@ -126,12 +126,15 @@ def _embed(
     rows = [row.ids for row in tokenizer.encode(prompted)]
     encoder = repository / f"{name}{ENCODER}"
     config = parse_config((encoder / "config.pbtxt").read_text(encoding="utf-8"))
-    parameters, hosted = config.parameters, config.backend == "python"
-    engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
-        encoder / "1" / "encoder.onnx",
-        runtime=parameters["runtime"].string_value if hosted else "onnxruntime-cpu",
-        intra_op_threads=int(parameters["intra_op_threads"].string_value) if hosted else 0,
-    )
+    if config.backend == "python":
+        settings = server_module(ENCODER, "encoder_settings").EncoderSettings.from_parameters(
+            {key: {"string_value": value.string_value} for key, value in config.parameters.items()}
+        )
+        engine = server_module(ENCODER, "engine_choice").open_engine(encoder / "1", settings)
+    else:
+        engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
+            encoder / "1" / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=0
+        )
     vectors: NDArray[np.float32] = engine.encode(
         np.concatenate(rows), np.array([len(row) for row in rows], np.int32)
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lasttoken_export.architectures import ModelConfig
+from lasttoken_export.checkpoint.base import ServedConfig
 from lasttoken_export.errors import MaxLengthBeyondModel
 
 
-def check_max_length(config: ModelConfig, max_length: int) -> None:
+def check_max_length(config: ServedConfig, max_length: int) -> None:
     """Refuse a maximum length at which the graph would not be the model.
 
     Raises:

@@ -19,6 +19,7 @@ from lasttoken_export.errors import VerificationFailed
 from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.server_modules import server_module
 
+_PACKED_ENGINE = ("onnxruntime_engine", "OnnxRuntimeEngine")
 _ROW_LENGTHS = (1, 2, 3, 7, 8, 9, 16, 31, 33, 64, 65, 100, 127, 130)
 _PACKINGS = ((13, 0, 6, 11), (1, 12, 5, 3, 9), (10, 2), (4, 8, 7))
 
@@ -81,7 +82,13 @@ def fits_into_memory(weight_bytes: int) -> bool:
 
 
 def check_graph(
-    graph: Path, *, layers: int, dimensions: int, vocab_size: int, max_length: int
+    graph: Path,
+    *,
+    layers: int,
+    dimensions: int,
+    vocab_size: int,
+    max_length: int,
+    padded: bool = False,
 ) -> GraphChecks:
     """Run the written graph on ONNX Runtime's CPU provider, rows alone and packed.
 
@@ -90,14 +97,17 @@ def check_graph(
         layers: Layers that it has, for the record.
         dimensions: Elements that a vector must have.
         vocab_size: Token ids are drawn below this, with a fixed seed.
-        max_length: Longer rows are left out.
+        max_length: Longer rows are cut to it.
+        padded: Whether it is a padded graph.
 
     Raises:
         VerificationFailed: A vector has the wrong size, a norm off 1, NaN or infinity, or a row's
             vector depends on its company by more than rounding.
     """
-    module = server_module(ENCODER, "onnxruntime_engine")
-    engine = module.OnnxRuntimeEngine(graph, runtime="onnxruntime-cpu", intra_op_threads=0)
+    name, kind = ("padded_engine", "PaddedEngine") if padded else _PACKED_ENGINE
+    engine = getattr(server_module(ENCODER, name), kind)(
+        graph, runtime="onnxruntime-cpu", intra_op_threads=0
+    )
     random = np.random.default_rng(0)
     rows = [
         random.integers(0, vocab_size, min(length, max_length), dtype=np.int32)

@@ -13,11 +13,12 @@ PREFERRED, MAX_ROWS = 64, 16
 
 
 def make_queue(
-    max_queue_tokens=1000, bulk_queue_fraction=0.5, bulk_every=3, attention_cell_cost=1e-3
-):
+    max_queue_tokens=1000, bulk_queue_fraction=0.5, bulk_every=3, attention_cell_cost=1e-3,
+    padded=False,
+):  # fmt: skip
     return RowQueue(
         BatchLimits(preferred_tokens=PREFERRED, max_rows=MAX_ROWS),
-        CostModel(attention_cell_cost=attention_cell_cost, overhead_tokens=8),
+        CostModel(attention_cell_cost=attention_cell_cost, overhead_tokens=8, padded=padded),
         max_queue_tokens=max_queue_tokens,
         bulk_queue_fraction=bulk_queue_fraction,
         bulk_every=bulk_every,
@@ -173,6 +174,16 @@ def test_a_row_of_odd_length_is_not_overtaken_for_ever():
         return any(row.request is odd for row in queue.next_batch(0)[0])
 
     assert any(odd_is_in_next_batch() for _ in range(12))
+
+
+@pytest.mark.parametrize(("padded", "rows"), [(False, [1, 30, 20]), (True, [1, 30])])
+def test_overdue_rows_keep_within_the_computed_tokens_of_a_batch(padded, rows):
+    queue = make_queue(padded=padded)
+    overdue = request([1, 30, 20])
+    queue.add(overdue)
+    for row in overdue.rows:
+        row.turn = 0
+    assert [len(row.tokens) for row in queue.next_batch(0)[0]] == rows
 
 
 def test_newcomers_that_fit_better_overtake_only_for_a_time():

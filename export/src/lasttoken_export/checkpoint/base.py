@@ -19,11 +19,37 @@ _PREFIXES = ("model.", "bert.", "roberta.", "nomic_bert.")
 """What a model with a head for another task puts before the names of its body."""
 
 
-class Checkpoint(Protocol):
-    """A model's files, read one tensor at a time.
+class ServedConfig(Protocol):
+    """What serving needs to know of any model's configuration."""
 
-    Names are those of a headless Hugging Face model: ``embed_tokens.weight``,
-    ``layers.0.self_attn.q_proj.weight``, ``norm.weight``.
+    @property
+    def architecture(self) -> str:
+        """As the checkpoint names it."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """Elements of a hidden state, and of the embedding."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        ...
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that a text may have."""
+        ...
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Tokens that a token attends to; None for all, or where the graph masks it."""
+        ...
+
+
+class ModelFiles(Protocol):
+    """A model's files but its weights.
 
     Attributes:
         location: Where it came from, for messages and the card.
@@ -40,6 +66,27 @@ class Checkpoint(Protocol):
     def revision(self) -> str | None:
         """Its revision there."""
         ...
+
+    @property
+    def config(self) -> ServedConfig:
+        """Its shape."""
+        ...
+
+    def tokenizer_json(self) -> str:
+        """Return the fast tokenizer as the text of tokenizer.json.
+
+        Raises:
+            UnsupportedTokenizer: There is none, and none can be built.
+        """
+        ...
+
+
+class Checkpoint(ModelFiles, Protocol):
+    """A model's files, read one tensor at a time.
+
+    Names are those of a headless Hugging Face model: ``embed_tokens.weight``,
+    ``layers.0.self_attn.q_proj.weight``, ``norm.weight``.
+    """
 
     @property
     def config(self) -> ModelConfig:
@@ -59,14 +106,6 @@ class Checkpoint(Protocol):
 
         Raises:
             CorruptFile: The file does not hold it whole.
-        """
-        ...
-
-    def tokenizer_json(self) -> str:
-        """Return the fast tokenizer as the text of tokenizer.json.
-
-        Raises:
-            UnsupportedTokenizer: There is none, and none can be built.
         """
         ...
 

@@ -24,9 +24,8 @@ from lasttoken_export.errors import (
     MissingTensor,
     ModelNotFound,
     UnsupportedModel,
-    UnsupportedTokenizer,
 )
-from lasttoken_export.tokenizer.sentencepiece_file import tokenizer_json_from_sentencepiece
+from lasttoken_export.tokenizer.folder_tokenizer import tokenizer_json_of_folder
 
 _FLOATS = ("F32", "F16", "BF16")
 
@@ -82,14 +81,7 @@ class SafetensorsFolder:
 
     def tokenizer_json(self) -> str:
         """See `Checkpoint.tokenizer_json`."""
-        fast, slow = self.folder / "tokenizer.json", self.folder / "tokenizer.model"
-        if fast.is_file():
-            return fast.read_text(encoding="utf-8")
-        if slow.is_file():
-            return tokenizer_json_from_sentencepiece(slow)
-        raise UnsupportedTokenizer(
-            f"{self.location} has neither tokenizer.json nor tokenizer.model; copy one into it"
-        )
+        return tokenizer_json_of_folder(self.folder, self.location)
 
     def _weight_files(self) -> list[Path]:
         index = self.folder / "model.safetensors.index.json"
