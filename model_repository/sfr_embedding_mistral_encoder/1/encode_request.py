@@ -69,7 +69,7 @@ class EncodeRequest:
 
     __slots__ = (
         "_answered", "_missing", "_vectors", "deadline_s", "is_cancelled", "on_answer", "rows",
-        "service_class",
+        "service_class", "submitted_s",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,7 @@ class EncodeRequest:
         self.service_class = service_class
         self.deadline_s = deadline_s
         self.is_cancelled = is_cancelled
+        self.submitted_s = 0.0  # on the scheduler's clock; set when it is queued
         self._vectors: NDArray[np.float32] | None = None
         self._missing = len(rows)
         self._answered = False

@@ -15,6 +15,8 @@ _COUNTERS = {
     "real_attention_cells": "Attention cells within the texts computed",
     "computed_attention_cells": "Attention cells computed, padding included",
     "batch_seconds": "Time in the engine",
+    "queue_seconds": "Time that texts waited in the queue, summed over the texts",
+    "answer_seconds": "Time from the engine's end to a text's answer, summed over the texts",
 }
 _BATCH_SECONDS_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
@@ -71,6 +73,8 @@ class EncoderMetrics:
             "real_attention_cells": report.real_attention_cells,
             "computed_attention_cells": report.computed_attention_cells,
             "batch_seconds": report.seconds,
+            "queue_seconds": report.queue_seconds,
+            "answer_seconds": report.answer_seconds,
         }
         for name, value in values.items():
             if value:

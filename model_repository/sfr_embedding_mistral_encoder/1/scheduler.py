@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +38,8 @@ class BatchReport:
         real_attention_cells: Sum of the squared row lengths.
         computed_attention_cells: Attention cells that the engine computed.
         seconds: Time in the engine.
+        queue_seconds: Time that its rows waited in the queue, summed over the rows.
+        answer_seconds: Time from the engine's end until each row was handed on, summed likewise.
         queue_tokens: Tokens that wait now that it is done.
         failed_rows: Rows answered with an error.
     """
@@ -48,6 +50,8 @@ class BatchReport:
     real_attention_cells: int
     computed_attention_cells: int
     seconds: float
+    queue_seconds: float
+    answer_seconds: float
     queue_tokens: int
     failed_rows: int
 
@@ -121,6 +125,7 @@ class Scheduler:
         with self._changed:
             if self._closing:
                 raise ShuttingDown("the server is shutting down; send the request to another one")
+            request.submitted_s = self._clock()
             self._queue.add(request)
             self._changed.notify()
 
@@ -166,16 +171,20 @@ class Scheduler:
     def _run(self, rows: list[Row]) -> None:
         lengths = np.array([len(row.tokens) for row in rows], np.int32)
         input_ids = np.concatenate([row.tokens for row in rows])
+        now_s = self._clock()
+        queue_seconds = sum(now_s - row.request.submitted_s for row in rows)
         started_s = time.perf_counter()
         results, work = self._encode_isolating([row.tokens for row in rows], input_ids, lengths)
-        seconds = time.perf_counter() - started_s
+        ended_s = time.perf_counter()
         report = BatchReport(
             rows=len(rows),
             real_tokens=int(lengths.sum()),
             computed_tokens=work.tokens,
             real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
             computed_attention_cells=work.attention_cells,
-            seconds=seconds,
+            seconds=ended_s - started_s,
+            queue_seconds=queue_seconds,
+            answer_seconds=0.0,  # known when they have been given
             queue_tokens=self._queue.tokens,
             failed_rows=sum(isinstance(result, EncodeError) for result in results),
         )
@@ -186,7 +195,7 @@ class Scheduler:
                     for row, result in zip(rows, results, strict=True)
                     if isinstance(result, EncodeError)
                 )
-        self._answers.put(lambda: self._answer(rows, results, report))
+        self._answers.put(lambda: self._answer(rows, results, report, ended_s))
 
     def _encode_isolating(
         self,
@@ -234,14 +243,17 @@ class Scheduler:
         rows: list[Row],
         results: list[NDArray[np.float32] | EncodeError],
         report: BatchReport,
+        ended_s: float,
     ) -> None:
+        answer_seconds = 0.0
         for row, result in zip(rows, results, strict=True):
             with _logged_failure():
                 if isinstance(result, EncodeError):
                     row.request.fail(result)
                 else:
                     row.request.add_vector(row.index, result)
-        self._observer.batch_done(report)
+            answer_seconds += time.perf_counter() - ended_s
+        self._observer.batch_done(replace(report, answer_seconds=answer_seconds))
 
     def _drop(self, dropped: list[tuple[EncodeRequest, EncodeError]]) -> None:
         for request, error in dropped:

@@ -46,13 +46,17 @@ def make_environment(python: Path, folder: Path, requirements: Path) -> None:
     _run([*install, *_HASHED_WHEELS, "--requirement", str(requirements)])
 
 
-def install_wheel(requirement: str, sha256: str, folder: Path) -> None:
+def install_wheel(
+    requirement: str, sha256: str, folder: Path, *, wheel_platform: str | None = None
+) -> None:
     """Fetch one wheel, check its hash and unpack it into a folder, without its dependencies.
 
     Args:
         requirement: Exact requirement, such as `"name==1.2.3"`.
         sha256: Hash of the wheel file, in hexadecimal.
         folder: Where its top-level packages go.
+        wheel_platform: Platform tag of the wheel, such as `"manylinux_2_38_x86_64"`, where it is
+            not this system's; None for this system's.
 
     Raises:
         InstallationFailed: With the installer's own last words.
@@ -65,12 +69,18 @@ def install_wheel(requirement: str, sha256: str, folder: Path) -> None:
             # Copies, not links: the files get run bits, and uv's own cache must not change.
             install = [*uv, "pip", "install", "--quiet", "--link-mode", "copy"]
             install += ["--python", sys.executable]
+            if wheel_platform is not None:
+                # uv puts the machine first: x86_64-manylinux_2_38.
+                system, _, _ = wheel_platform.partition("_x86_64")
+                install += ["--python-platform", f"x86_64-{system}"]
         else:
             python = Path(sys.executable)
             if importlib.util.find_spec("pip") is None:
                 _make_plain_environment(python, Path(scratch) / "pip")
                 python = Path(scratch) / "pip" / "bin" / "python"
             install = [*_pip_install(python), "--no-compile", "--no-warn-conflicts"]
+            if wheel_platform is not None:
+                install += ["--platform", wheel_platform]
         target = ["--no-deps", "--target", str(folder), "--requirement", str(hashed)]
         _run([*install, *_HASHED_WHEELS, *target])
 
