@@ -15,6 +15,7 @@ _COUNTERS = {
     "real_attention_cells": "Attention cells within the texts computed",
     "computed_attention_cells": "Attention cells computed, padding included",
     "batch_seconds": "Time in the engine",
+    "row_engine_seconds": "Time of their batches in the engine, summed over the texts",
     "queue_seconds": "Time that texts waited in the queue, summed over the texts",
     "answer_seconds": "Time from the engine's end to a text's answer, summed over the texts",
 }
@@ -73,6 +74,7 @@ class EncoderMetrics:
             "real_attention_cells": report.real_attention_cells,
             "computed_attention_cells": report.computed_attention_cells,
             "batch_seconds": report.seconds,
+            "row_engine_seconds": report.seconds * report.rows,
             "queue_seconds": report.queue_seconds,
             "answer_seconds": report.answer_seconds,
         }

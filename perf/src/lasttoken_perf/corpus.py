@@ -2,7 +2,7 @@
 
 The prose is the language reference that every CPython carries (``pydoc_data.topics``), so anyone
 has it without a download. The lengths are log-normal, as those of passages and documents are, cut
-to a range.
+to a range. `DISTRIBUTIONS` names the ones that the commands offer.
 """
 
 from __future__ import annotations
@@ -10,8 +10,59 @@ from __future__ import annotations
 import pydoc_data.topics
 import random
 import re
+from dataclasses import dataclass
 
 import numpy as np
+
+from lasttoken_perf.errors import UnknownWorkload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthDistribution:
+    """Log-normal lengths in words, cut to a range.
+
+    Attributes:
+        median_words: Median.
+        sigma: Standard deviation of the logarithm.
+        shortest_words: Shortest text.
+        longest_words: Longest text.
+    """
+
+    median_words: float
+    sigma: float
+    shortest_words: int
+    longest_words: int
+
+
+DISTRIBUTIONS = {
+    "queries": LengthDistribution(median_words=8, sigma=0.4, shortest_words=3, longest_words=24),
+    "passages": LengthDistribution(
+        median_words=60, sigma=0.4, shortest_words=20, longest_words=180
+    ),
+    "documents": LengthDistribution(
+        median_words=320, sigma=0.35, shortest_words=150, longest_words=580
+    ),
+    "mixture": LengthDistribution(median_words=36, sigma=1.1, shortest_words=2, longest_words=580),
+}
+"""Lengths that the commands know by name; ``mixture`` is long-tailed, from queries to documents."""
+
+
+def texts_of(distribution: str, count: int, *, seed: int) -> list[str]:
+    """Return texts of a named distribution.
+
+    Args:
+        distribution: One of `DISTRIBUTIONS`.
+        count: How many.
+        seed: Decides lengths and passages.
+
+    Raises:
+        UnknownWorkload: There is no distribution of that name.
+    """
+    if distribution not in DISTRIBUTIONS:
+        raise UnknownWorkload(
+            f"distribution is {distribution!r}; choose one of {', '.join(DISTRIBUTIONS)}"
+        )
+    return _texts(DISTRIBUTIONS[distribution], count, seed)
 
 
 def long_tailed_texts(
@@ -27,11 +78,22 @@ def long_tailed_texts(
         median_words: Median length.
         longest_words: Longest text.
     """
+    return _texts(
+        LengthDistribution(
+            median_words=median_words, sigma=1.1, shortest_words=2, longest_words=longest_words
+        ),
+        count,
+        seed,
+    )
+
+
+def _texts(lengths: LengthDistribution, count: int, seed: int) -> list[str]:
     words = _prose()
     randomness = random.Random(seed)
-    lengths = np.random.default_rng(seed).lognormal(np.log(median_words), 1.1, count)
+    normal = np.random.default_rng(seed)
+    drawn = normal.lognormal(np.log(lengths.median_words), lengths.sigma, count)
     texts = []
-    for length in np.clip(lengths, 2, longest_words).astype(int).tolist():
+    for length in drawn.clip(lengths.shortest_words, lengths.longest_words).astype(int).tolist():
         start = randomness.randrange(len(words) - length)
         texts.append(" ".join(words[start : start + length]))
     return texts

@@ -3,6 +3,7 @@
 PerfError
 ├── PeerFailed        a peer's process died or answered out of protocol
 ├── WrongAnswer       what was to be timed did not return the right vectors
+├── UnknownWorkload   no distribution of lengths has that name
 ├── MalformedResult   a JSON file is not a result, or has undocumented fields
 ├── ToolUnavailable   perf_analyzer or a peer cannot be installed or run here
 ├── NotEnoughRoom     the disk has too little room for what is measured
@@ -27,6 +28,10 @@ class PeerFailed(PerfError):
 
 class WrongAnswer(PerfError):
     """Vectors have the wrong shape or norm, or do not agree with the reference."""
+
+
+class UnknownWorkload(PerfError):
+    """No distribution of lengths has that name."""
 
 
 class MalformedResult(PerfError):

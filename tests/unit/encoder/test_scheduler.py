@@ -57,6 +57,24 @@ def submit(scheduler, rows, **options):
     return answer
 
 
+def test_waiting_is_counted_for_each_row(make):
+    clock, engine = Clock(), FakeEngine()
+    engine.gate.clear()
+    scheduler, observer = make(engine, clock=clock)
+    first = submit(scheduler, rows_of([3]))
+    assert engine.running.wait(30)  # the engine is busy with it: what comes now waits
+    second = submit(scheduler, rows_of([4, 5]))
+    clock.now = 2.5
+    engine.gate.set()
+    assert first.wait() is not None
+    assert second.wait() is not None
+    scheduler.close(drain_timeout_s=10)
+    waited = {report.rows: report for report in observer.reports}
+    assert waited[1].queue_seconds == 0
+    assert waited[2].queue_seconds == 2 * 2.5
+    assert waited[2].answer_seconds > 0
+
+
 def test_rows_spread_over_batches_come_back_in_order(make):
     engine = FakeEngine()
     scheduler, observer = make(engine)

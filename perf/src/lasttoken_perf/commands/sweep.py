@@ -1,0 +1,47 @@
+"""``lasttoken-perf sweep``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lasttoken_perf.command import Command
+from lasttoken_perf.commands.latency import add_load_arguments, take
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_load_arguments(parser, distributions=["mixture"])
+    parser.add_argument(
+        "--concurrency", type=int, nargs="*", default=[1, 4, 16, 64],
+        help="closed loop: requests at a time (1 4 16 64)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--request-rate", type=float, nargs="*", default=[], metavar="PER_S",
+        help="open loop: requests a second, Poisson (none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--objective-ms", type=float, metavar="MS",
+        help="search the highest request rate whose p95 is within this latency",
+    )  # fmt: skip
+    parser.add_argument(
+        "--search-steps", type=int, default=5, help="points of that search (%(default)s)"
+    )
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    return take(
+        "sweep",
+        options,
+        concurrencies=options.concurrency,
+        request_rates_per_s=options.request_rate,
+        objective_ms=options.objective_ms,
+        search_steps=options.search_steps,
+    )
+
+
+COMMAND = Command(
+    name="sweep",
+    summary="latency and throughput against load, measured by perf_analyzer",
+    add_arguments=_add_arguments,
+    run=_run,
+)
