@@ -202,6 +202,8 @@ def export_model(
                 },
                 ENCODER: {
                     "runtime": runtime,
+                    "precision": options.precision,
+                    "revision": checkpoint.revision or "",
                     "intra_op_threads": str(options.intra_op_threads),
                     "max_length": str(max_length),
                     "vocab_size": str(config.vocab_size),

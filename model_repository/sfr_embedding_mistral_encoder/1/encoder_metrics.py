@@ -29,9 +29,10 @@ class EncoderMetrics:
         pb_utils: The module ``triton_python_backend_utils``; passed in so that this module can be
             imported where there is no Triton.
         labels: Labels of every series: model and version.
+        info: Further labels of the one series that says what is served.
     """
 
-    def __init__(self, pb_utils: Any, labels: dict[str, str]) -> None:
+    def __init__(self, pb_utils: Any, labels: dict[str, str], info: dict[str, str]) -> None:
         self._labels = labels
         self._counter_kind = pb_utils.MetricFamily.COUNTER
         self._families: list[Any] = []  # a family dies with its last reference
@@ -51,6 +52,10 @@ class EncoderMetrics:
         self._queue_tokens = self._family(
             "lasttoken_encoder_queue_tokens", "Tokens waiting", pb_utils.MetricFamily.GAUGE
         ).Metric(labels=labels)
+        self._info = self._family(
+            "lasttoken_model_info", "What is served: always 1", pb_utils.MetricFamily.GAUGE
+        ).Metric(labels={**labels, **info})
+        self._info.set(1)
         self._batch_histogram = None
         histogram_kind = getattr(pb_utils.MetricFamily, "HISTOGRAM", None)
         if histogram_kind is not None:

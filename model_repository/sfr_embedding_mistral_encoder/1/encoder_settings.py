@@ -23,6 +23,8 @@ class EncoderSettings:
 
     runtime: str
     graph_form: str
+    precision: str
+    revision: str
     intra_op_threads: int
     max_length: int
     vocab_size: int

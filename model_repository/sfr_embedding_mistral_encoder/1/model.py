@@ -34,7 +34,15 @@ class TritonPythonModel:
         engine = open_engine(version_folder, settings)
         check_engine(engine, config["output"][0]["dims"][0])
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        self._metrics = EncoderMetrics(pb_utils, labels)
+        self._metrics = EncoderMetrics(
+            pb_utils,
+            labels,
+            {
+                "precision": settings.precision,
+                "runtime": settings.runtime,
+                "revision": settings.revision,
+            },
+        )
         row_queue = RowQueue(
             BatchLimits(
                 preferred_tokens=settings.preferred_batch_tokens, max_rows=settings.max_batch_rows
