@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from lasttoken.async_client import AsyncEmbeddingClient
 from lasttoken.client import EmbeddingClient
-from lasttoken.embeddings import Embeddings, ModelInfo
+from lasttoken.embeddings import Embeddings, ModelInfo, ServerInfo
 from lasttoken.errors import (
     AuthenticationFailed,
     DeadlineExceeded,
@@ -33,10 +33,14 @@ from lasttoken.errors import (
     ServerOverloaded,
     ServerStartFailed,
     ServerStopped,
+    TlsFailed,
     TruncationWarning,
     UnsupportedPlatform,
 )
 from lasttoken.options import ClientOptions, RetryPolicy
+from lasttoken.quantization import quantize
+from lasttoken.security import KeepAlive, Tls
+from lasttoken.similarity import similarity, similarity_pairwise
 
 __all__ = [
     "AsyncEmbeddingClient",
@@ -48,6 +52,7 @@ __all__ = [
     "InputTooLong",
     "InstallationFailed",
     "InvalidInput",
+    "KeepAlive",
     "LasttokenError",
     "LocalServerError",
     "ModelInfo",
@@ -59,9 +64,15 @@ __all__ = [
     "RequestCancelled",
     "RetryPolicy",
     "ServerError",
+    "ServerInfo",
     "ServerOverloaded",
     "ServerStartFailed",
     "ServerStopped",
+    "Tls",
+    "TlsFailed",
     "TruncationWarning",
     "UnsupportedPlatform",
+    "quantize",
+    "similarity",
+    "similarity_pairwise",
 ]

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from lasttoken.core import CHANNEL_ARGUMENTS, ClientCore, EmbedPlan
+from lasttoken.async_flight import Flight
+from lasttoken.async_reader import AsyncReader
+from lasttoken.async_sentence_encoder import AsyncSentenceEncoder
+from lasttoken.call_headers import call_headers
+from lasttoken.channel import connection_arguments
 from lasttoken.decoding import empty_embeddings, is_text_embedder
-from lasttoken.embeddings import Embeddings, ModelInfo
-from lasttoken.encoding import check_call, check_timeout
-from lasttoken.errors import RequestCancelled
+from lasttoken.embeddings import Embeddings, ModelInfo, ServerInfo
+from lasttoken.encoding import (
+    check_call,
+    check_iterable,
+    check_texts,
+    check_timeout,
+    check_whole_number,
+)
+from lasttoken.errors import InvalidInput
 from lasttoken.options import Priority
+from lasttoken.plan import EmbedPlan
+from lasttoken.quantization import OutputDtype
+from lasttoken.vector_form import check_form, check_trained_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class AsyncEmbeddingClient(ClientCore):
+class AsyncEmbeddingClient(AsyncSentenceEncoder):
     """Embeds texts with a lasttoken ensemble on a Triton server, over gRPC, without blocking.
 
     A client belongs to the event loop of its first call.
@@ -33,29 +45,39 @@ class AsyncEmbeddingClient(ClientCore):
             vectors = await client.embed(["a text", "another"])  # [2, D] float32
     """
 
-    _connection: Any = None
-
     async def embed(
         self,
         texts: str | Sequence[str],
         *,
         prompt_name: str | None = None,
         instruction: str | None = None,
+        dimensions: int | None = None,
+        force_dimensions: bool = False,
+        output_dtype: OutputDtype = "float32",
+        ranges: npt.ArrayLike | None = None,
         timeout_s: float = 60.0,
         priority: Priority = "interactive",
-    ) -> npt.NDArray[np.float32]:
+    ) -> npt.NDArray[Any]:
         """Embed one text or many.
 
         Args:
             texts: A string, or a list of strings of any length.
-            prompt_name: One of the model's prompts, such as `"query"`; None for its default.
+            prompt_name: One of the model's prompts, such as `"query"`; None for its default, `""`
+                for none.
             instruction: What the texts are searched for, in place of a prompt.
+            dimensions: Keep so many elements of each vector and normalise again; None keeps all.
+                Refused for sizes that the model was not trained for.
+            force_dimensions: Cut to any size all the same.
+            output_dtype: `"float32"`, `"float16"`, `"int8"`, `"uint8"`, `"binary"` or `"ubinary"`,
+                the last four as sentence-transformers' `quantize_embeddings` makes them.
+            ranges: For int8 and uint8 each dimension's smallest and largest value, [2, D]; None
+                takes them from the vectors of the call.
             timeout_s: Time for the whole call with all its retries, in seconds.
             priority: `"interactive"`, or `"bulk"` for work that may wait behind it.
 
         Returns:
-            float32, L2-normalised: [D] for a string, [n, D] in the order given for a list,
-            (0, D) for an empty list.
+            float32 unless `output_dtype` says otherwise, L2-normalised: [D] for a string, [n, D]
+            in the order given for a list, (0, D) for an empty list.
 
         Raises:
             InvalidInput: An argument is wrong, or the server refused it.
@@ -65,10 +87,15 @@ class AsyncEmbeddingClient(ClientCore):
             texts,
             prompt_name=prompt_name,
             instruction=instruction,
+            dimensions=dimensions,
+            force_dimensions=force_dimensions,
+            output_dtype=output_dtype,
+            ranges=ranges,
             timeout_s=timeout_s,
             priority=priority,
         )
-        return self._vectors(embeddings)
+        self._warn_of_truncation(embeddings)
+        return embeddings.vectors
 
     async def embed_full(
         self,
@@ -76,6 +103,10 @@ class AsyncEmbeddingClient(ClientCore):
         *,
         prompt_name: str | None = None,
         instruction: str | None = None,
+        dimensions: int | None = None,
+        force_dimensions: bool = False,
+        output_dtype: OutputDtype = "float32",
+        ranges: npt.ArrayLike | None = None,
         timeout_s: float = 60.0,
         priority: Priority = "interactive",
     ) -> Embeddings:
@@ -84,20 +115,155 @@ class AsyncEmbeddingClient(ClientCore):
         It does not warn of truncated texts, as the answer says which they are.
         """
         call = check_call(
-            texts,
             prompt_name=prompt_name,
             instruction=instruction,
             timeout_s=timeout_s,
             priority=priority,
+            form=check_form(
+                dimensions=dimensions,
+                force_dimensions=force_dimensions,
+                output_dtype=output_dtype,
+                ranges=ranges,
+            ),
         )
+        rows = check_texts(texts)
         self._check_open()
-        if not call.texts:
-            if self._dimensions is None:
-                self._dimensions = (await self.model_info(timeout_s=timeout_s)).dimensions
-            return empty_embeddings(self._dimensions or 0)
+        if call.form.dimensions is not None or not rows:
+            check_trained_size(call.form, await self._known_info(timeout_s))
+        if not rows:
+            return empty_embeddings(await self._width(timeout_s), call.form)
         plan = self._plan(call)
+        plan.add(rows)
         await self._run(plan)
-        return self._finish(plan)
+        block = plan.finished_block()
+        assert block is not None
+        return self._finish(block, call.form, single=isinstance(texts, str))
+
+    def embed_iter(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        prompt_name: str | None = None,
+        instruction: str | None = None,
+        dimensions: int | None = None,
+        force_dimensions: bool = False,
+        output_dtype: OutputDtype = "float32",
+        ranges: npt.ArrayLike | None = None,
+        timeout_s: float = 60.0,
+        priority: Priority = "bulk",
+        block_texts: int = 1024,
+    ) -> AsyncIterator[npt.NDArray[Any]]:
+        """Embed whatever an iterable yields; yields the vectors one by one, in its order.
+
+        Reads ahead of what it yields by four blocks at most, so memory stays bounded however long
+        the iterable is. Leaving the loop cancels what is in flight.
+
+        Args:
+            texts: Any iterable of strings; the async client also takes async iterables.
+            prompt_name: One of the model's prompts, such as `"query"`; None for its default, `""`
+                for none.
+            instruction: What the texts are searched for, in place of a prompt.
+            dimensions: Keep so many elements of each vector and normalise again; None keeps all.
+                Refused for sizes that the model was not trained for.
+            force_dimensions: Cut to any size all the same.
+            output_dtype: `"float32"`, `"float16"`, `"int8"`, `"uint8"`, `"binary"` or `"ubinary"`,
+                the last four as sentence-transformers' `quantize_embeddings` makes them.
+            ranges: For int8 and uint8 each dimension's smallest and largest value, [2, D]; they
+                must be given, as the vectors are never all there.
+            timeout_s: Time for each request with its retries, in seconds.
+            priority: `"bulk"`, or `"interactive"` to stand in the line of those who wait.
+            block_texts: Texts that are put into requests together, by length. A smaller number
+                reads less ahead; a larger one mixes fewer lengths.
+
+        Yields:
+            [D] for each text, as `embed` would give it.
+
+        Raises:
+            InvalidInput: An argument is wrong, or the server refused it.
+            LasttokenError: One of the other errors of `lasttoken.errors`.
+        """
+        blocks = self._blocks(
+            texts,
+            prompt_name=prompt_name,
+            instruction=instruction,
+            dimensions=dimensions,
+            force_dimensions=force_dimensions,
+            output_dtype=output_dtype,
+            ranges=ranges,
+            timeout_s=timeout_s,
+            priority=priority,
+            block_texts=block_texts,
+        )
+        return self._rows_of(blocks)
+
+    def embed_blocks(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        prompt_name: str | None = None,
+        instruction: str | None = None,
+        dimensions: int | None = None,
+        force_dimensions: bool = False,
+        output_dtype: OutputDtype = "float32",
+        ranges: npt.ArrayLike | None = None,
+        timeout_s: float = 60.0,
+        priority: Priority = "bulk",
+        block_texts: int = 1024,
+    ) -> AsyncIterator[Embeddings]:
+        """Embed like `embed_iter`; yields blocks of rows with token counts and truncation.
+
+        A block has `block_texts` rows, fewer when the texts are long, when no more are there yet or
+        when it is the last. Blocks are in order and without gaps. It does not warn of truncated
+        texts.
+        """
+        return self._blocks(
+            texts,
+            prompt_name=prompt_name,
+            instruction=instruction,
+            dimensions=dimensions,
+            force_dimensions=force_dimensions,
+            output_dtype=output_dtype,
+            ranges=ranges,
+            timeout_s=timeout_s,
+            priority=priority,
+            block_texts=block_texts,
+        )
+
+    def _blocks(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        prompt_name: str | None,
+        instruction: str | None,
+        dimensions: int | None,
+        force_dimensions: bool,
+        output_dtype: OutputDtype,
+        ranges: npt.ArrayLike | None,
+        timeout_s: float,
+        priority: Priority,
+        block_texts: int,
+    ) -> AsyncGenerator[Embeddings, None]:
+        call = check_call(
+            prompt_name=prompt_name,
+            instruction=instruction,
+            timeout_s=timeout_s,
+            priority=priority,
+            form=check_form(
+                dimensions=dimensions,
+                force_dimensions=force_dimensions,
+                output_dtype=output_dtype,
+                ranges=ranges,
+            ),
+        )
+        check_iterable(texts, allow_async=True)
+        check_whole_number("block_texts", block_texts)
+        if call.form.output_dtype in ("int8", "uint8") and call.form.ranges is None:
+            raise InvalidInput(
+                f"output_dtype is {output_dtype!r} without ranges; give ranges [2, D], as the "
+                "vectors are never all there to take them from"
+            )
+        self._check_open()
+        return self._stream(self._plan(call, of_each_request=True), texts, block_texts)
 
     async def model_info(self, *, timeout_s: float = 10.0) -> ModelInfo:
         """What the server says about this client's model.
@@ -126,11 +292,21 @@ class AsyncEmbeddingClient(ClientCore):
                 models.append(await self._described(metadata, timeout_s))
         return tuple(models)
 
+    async def server_info(self, *, timeout_s: float = 10.0) -> ServerInfo:
+        """What the server says about itself, and whether it is ready.
+
+        Raises:
+            ModelUnavailable: No server there.
+        """
+        metadata = await self._ask("get_server_metadata", timeout_s=timeout_s)
+        ready = await self._ask("is_server_ready", timeout_s=timeout_s)
+        return self._server_info(metadata, ready=ready)
+
     async def close(self) -> None:
-        """Close the connection; calls in flight end with `RequestCancelled`."""
+        """Close the connections; calls in flight end with `RequestCancelled`."""
         self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
             await connection.close()
 
     async def __aenter__(self) -> Self:
@@ -148,52 +324,84 @@ class AsyncEmbeddingClient(ClientCore):
         config = await self._ask("get_model_config", metadata.name, timeout_s=timeout_s)
         return self._model_info(metadata, config)
 
-    def _connect(self) -> Any:
+    async def _known_info(self, timeout_s: float) -> ModelInfo:
+        """`model_info`, asked for once."""
+        if self._info is None:
+            self._info = await self.model_info(timeout_s=timeout_s)
+        return self._info
+
+    def _connect(self, server: int) -> Any:
         self._check_open()
-        if self._connection is None:  # not in the constructor: a channel needs the running loop
+        if server not in self._connections:  # not in the constructor: it needs the running loop
             import tritonclient.grpc.aio as triton  # 0.3 s that `import lasttoken` need not take
 
-            self._connection = triton.InferenceServerClient(
-                self._options.url, channel_args=list(CHANNEL_ARGUMENTS)
-            )
-        return self._connection
+            arguments = connection_arguments(self._options, self._options.addresses[server])
+            self._connections[server] = triton.InferenceServerClient(**arguments)
+        return self._connections[server]
 
     async def _run(self, plan: EmbedPlan) -> None:
         """Send the requests of a plan and wait for all; whatever ends it early cancels the rest."""
-        connection = self._connect()
-        in_flight: dict[asyncio.Task[Any], int] = {}
+        flight = Flight(self, self._connect, plan)
         try:
             while not plan.dispatch.finished:
-                for request in plan.dispatch.take(time.monotonic()):
-                    arguments = self._infer_arguments(plan, request)
-                    in_flight[asyncio.create_task(connection.infer(**arguments))] = request
-                wait_s = plan.dispatch.wait_s(time.monotonic())
-                if not in_flight:
-                    await asyncio.sleep(wait_s)
-                    continue
-                done, _ = await asyncio.wait(
-                    in_flight, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                for attempt in done:
-                    request = in_flight.pop(attempt)
-                    if attempt.cancelled():  # not by us: close() ended the channel
-                        raise RequestCancelled("the client was closed during the call")
-                    error = attempt.exception()
-                    answer = attempt.result() if error is None else None
-                    self._judge(plan, request, answer, error)
+                flight.send()
+                await flight.wait()
         finally:
-            for attempt in in_flight:
-                attempt.cancel()
-            await asyncio.gather(*in_flight, return_exceptions=True)
+            await flight.cancel()
+
+    async def _stream(
+        self,
+        plan: EmbedPlan,
+        texts: Iterable[str] | AsyncIterable[str] | Sequence[bytes],
+        block_texts: int,
+    ) -> AsyncGenerator[Embeddings, None]:
+        """Embed what an iterable yields, block by block."""
+        if plan.call.form.dimensions is not None:
+            check_trained_size(plan.call.form, await self._known_info(plan.call.timeout_s))
+        flight = Flight(self, self._connect, plan)
+        reader = AsyncReader(texts, most=block_texts)
+        try:
+            while not (reader.ended and plan.empty):
+                if plan.wants_block and reader.has_block:
+                    plan.add(reader.take())
+                finished = plan.finished_block()
+                if finished is not None:
+                    yield self._finish(finished, plan.call.form)
+                    continue
+                flight.send()
+                wants_texts = plan.wants_block and not reader.ended
+                await flight.wait(reader.arrival() if wants_texts else None)
+            reader.check()
+        finally:
+            await reader.close()
+            await flight.cancel()
+
+    async def _rows_of(
+        self, blocks: AsyncGenerator[Embeddings, None]
+    ) -> AsyncIterator[npt.NDArray[Any]]:
+        offset = 0
+        async with aclosing(blocks):  # who leaves the loop cancels now, and not at some collection
+            async for block in blocks:
+                self._warn_of_truncation(block, offset)
+                offset += len(block.vectors)
+                for row in block.vectors:
+                    yield row
 
     async def _ask(self, method: str, *arguments: Any, timeout_s: float) -> Any:
         check_timeout(timeout_s)
-        connection = self._connect()
         from tritonclient.utils import InferenceServerException
 
-        try:
-            return await getattr(connection, method)(
-                *arguments, headers=dict(self._options.headers), client_timeout=timeout_s
-            )
-        except InferenceServerException as error:
-            raise self._error_of(error) from error
+        while True:
+            server = self._rotation.take(time.monotonic())
+            connection = self._connect(server)
+            try:
+                answer = await getattr(connection, method)(
+                    *arguments, headers=call_headers(self._options), client_timeout=timeout_s
+                )
+            except InferenceServerException as error:
+                failure = self._error_of(error)
+                if not self._note_failure(server, failure, time.monotonic()):
+                    raise failure from error
+            else:
+                self._rotation.reached(server)
+                return answer

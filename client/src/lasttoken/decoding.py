@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from lasttoken.embeddings import Embeddings
 from lasttoken.errors import ProtocolMismatch, ServerError
+from lasttoken.vector_form import PLAIN, VectorForm
 
 
 class Assembly:
@@ -23,12 +25,13 @@ class Assembly:
         self._token_counts = np.zeros(row_count, dtype=np.int32)
         self._truncated = np.zeros(row_count, dtype=np.bool_)
 
-    def put(self, rows: npt.NDArray[np.intp], result: Any) -> None:
+    def put(self, rows: npt.NDArray[np.intp], result: Any, *, offset: int = 0) -> None:
         """Check one answer and store it.
 
         Args:
             rows: Positions that the request's texts had in the call, `[n]`.
             result: tritonclient's `InferResult`.
+            offset: Position of row 0 in the caller's texts, for messages.
 
         Raises:
             ProtocolMismatch: An output is missing or has another shape or type than agreed.
@@ -40,18 +43,18 @@ class Assembly:
         for name, tensor in (("TOKEN_COUNT", token_counts), ("TRUNCATED", truncated)):
             if tensor.shape != (count, 1):
                 raise self._mismatch(f"{name} of shape {tensor.shape}, expected ({count}, 1)")
-        self._put_vectors(rows, result)
+        self._put_vectors(rows, result, offset=offset)
         self._token_counts[rows] = token_counts[:, 0]
         self._truncated[rows] = truncated[:, 0]
 
-    def _put_vectors(self, rows: npt.NDArray[np.intp], result: Any) -> None:
+    def _put_vectors(self, rows: npt.NDArray[np.intp], result: Any, *, offset: int) -> None:
         count = len(rows)
         vectors = self._output(result, "EMBEDDING", np.float32)
         if vectors.ndim != 2 or vectors.shape[0] != count or vectors.shape[1] == 0:
             raise self._mismatch(f"EMBEDDING of shape {vectors.shape}, expected ({count}, D)")
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
-            bad = rows[int(np.argmin(finite))]
+            bad = offset + int(rows[int(np.argmin(finite))])
             raise ServerError(f"{self._model}: the vector of texts[{bad}] holds NaN or infinity")
         if self._vectors is None:
             self._vectors = np.empty((self._row_count, vectors.shape[1]), dtype=np.float32)
@@ -97,12 +100,21 @@ class Assembly:
         )
 
 
-def empty_embeddings(dimensions: int) -> Embeddings:
-    """The answer to an empty list: shapes (0, D), (0,) and (0,)."""
+def empty_embeddings(dimensions: int, form: VectorForm = PLAIN) -> Embeddings:
+    """The answer to an empty list: shapes (0, D), (0,) and (0,), in the form asked for."""
     return Embeddings(
-        vectors=np.empty((0, dimensions), dtype=np.float32),
+        vectors=form.apply(np.empty((0, dimensions), dtype=np.float32)),
         token_counts=np.empty(0, dtype=np.int32),
         truncated=np.empty(0, dtype=np.bool_),
+    )
+
+
+def join_blocks(blocks: Sequence[Embeddings]) -> Embeddings:
+    """One answer from at least one block, in their order."""
+    return Embeddings(
+        vectors=np.concatenate([block.vectors for block in blocks]),
+        token_counts=np.concatenate([block.token_counts for block in blocks]),
+        truncated=np.concatenate([block.truncated for block in blocks]),
     )
 
 

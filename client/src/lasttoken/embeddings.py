@@ -17,12 +17,12 @@ class Embeddings:
     For a list of n texts the shapes are [n, D], [n] and [n]; for a single string [D], [] and [].
 
     Attributes:
-        vectors: float32, L2-normalised by the model.
+        vectors: float32, L2-normalised by the model, unless the call asked for another form.
         token_counts: int32, tokens computed for each text, special tokens and prompt included.
         truncated: bool, whether the text was longer than the model's maximum and was cut.
     """
 
-    vectors: npt.NDArray[np.float32]
+    vectors: npt.NDArray[Any]
     token_counts: npt.NDArray[np.int32]
     truncated: npt.NDArray[np.bool_]
 
@@ -45,3 +45,22 @@ class ModelInfo:
     ready: bool
     dimensions: int | None
     card: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """A Triton server.
+
+    Attributes:
+        name: What it calls itself, `"triton"`.
+        version: Its version, such as `"2.51.0"`.
+        extensions: Extensions of the protocol that it offers.
+        live: Whether it answers.
+        ready: Whether all its models are loaded.
+    """
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+    live: bool
+    ready: bool

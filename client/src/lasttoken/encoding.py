@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lasttoken.errors import InvalidInput
 from lasttoken.options import Priority
+from lasttoken.vector_form import PLAIN, VectorForm
 
 MAX_PADDED_BYTES = 32 * 1024
 """Rows of one request times its longest text in bytes.
@@ -24,38 +25,36 @@ lets wait, which it would refuse for good, and the padding that its tokenizer wr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedCall:
-    """One checked call of `embed`.
+    """What holds for all texts of one call, checked.
 
     Attributes:
-        texts: The texts in UTF-8, in the caller's order.
-        single: Whether the caller gave one string and not a list.
         prompt_name: UTF-8, or None.
         instruction: UTF-8, or None.
-        timeout_s: Time for the whole call, in seconds.
+        timeout_s: Time for the call, or for each of its requests, in seconds.
         priority: The server's queue, `"interactive"` or `"bulk"`.
+        form: What is done to the vectors.
     """
 
-    texts: tuple[bytes, ...]
-    single: bool
     prompt_name: bytes | None
     instruction: bytes | None
     timeout_s: float
     priority: Priority
+    form: VectorForm = PLAIN
 
 
 def check_call(
-    texts: str | Sequence[str],
     *,
     prompt_name: str | None,
     instruction: str | None,
     timeout_s: float,
     priority: Priority,
+    form: VectorForm = PLAIN,
 ) -> EmbedCall:
-    """Check the arguments of `embed` and put the texts into UTF-8.
+    """Check the arguments that hold for all texts.
 
     Raises:
-        InvalidInput: An argument of a wrong type or value, a text that is not valid Unicode, or
-            both a prompt name and an instruction.
+        InvalidInput: An argument of a wrong type or value, or both a prompt name and an
+            instruction.
     """
     if prompt_name is not None and instruction is not None:
         raise InvalidInput(
@@ -65,16 +64,37 @@ def check_call(
     if priority not in ("interactive", "bulk"):
         raise InvalidInput(f"priority is {priority!r}; use 'interactive' or 'bulk'")
     check_timeout(timeout_s)
-    single = isinstance(texts, str)
-    rows = [texts] if isinstance(texts, str) else _check_list(texts)
     return EmbedCall(
-        texts=tuple(_utf8(text, f"texts[{index}]") for index, text in enumerate(rows)),
-        single=single,
-        prompt_name=None if prompt_name is None else _utf8(prompt_name, "prompt_name"),
-        instruction=None if instruction is None else _utf8(instruction, "instruction"),
+        prompt_name=None if prompt_name is None else utf8(prompt_name, "prompt_name"),
+        instruction=None if instruction is None else utf8(instruction, "instruction"),
         timeout_s=float(timeout_s),
         priority=priority,
+        form=form,
     )
+
+
+def check_texts(texts: object) -> tuple[bytes, ...]:
+    """Put a string, or a list of them, into UTF-8.
+
+    Raises:
+        InvalidInput: Neither, or a text that is not valid Unicode.
+    """
+    rows = [texts] if isinstance(texts, str) else _check_list(texts)
+    return tuple(utf8(text, f"texts[{index}]") for index, text in enumerate(rows))
+
+
+def check_iterable(texts: object, *, allow_async: bool) -> None:
+    """Check what `embed_iter` is to iterate over.
+
+    Raises:
+        InvalidInput: A single string, bytes, or a collection without an order or of pairs.
+    """
+    ordered = isinstance(texts, (Iterable, AsyncIterable) if allow_async else Iterable)
+    if not ordered or isinstance(texts, (str, bytes, bytearray, memoryview, Mapping, AbstractSet)):
+        raise InvalidInput(
+            f"texts is of type {type(texts).__name__!r}; give something that yields strings, such "
+            "as a list, a generator or an open file (one string: [text])"
+        )
 
 
 def check_timeout(timeout_s: object) -> None:
@@ -88,6 +108,16 @@ def check_timeout(timeout_s: object) -> None:
         raise InvalidInput(f"timeout_s is {timeout_s!r}; it must be a positive number of seconds")
 
 
+def check_whole_number(name: str, value: object) -> None:
+    """Check a number of things, called `name` in the message.
+
+    Raises:
+        InvalidInput: Not a whole number, or below 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInput(f"{name} is {value!r}; it must be a whole number above 0")
+
+
 def _check_list(texts: object) -> Iterable[object]:
     sized = hasattr(texts, "__len__") and isinstance(texts, Iterable)
     if not sized or isinstance(texts, (bytes, bytearray, memoryview, Mapping, AbstractSet)):
@@ -97,7 +127,12 @@ def _check_list(texts: object) -> Iterable[object]:
     return texts  # type: ignore[return-value]
 
 
-def _utf8(text: object, name: str) -> bytes:
+def utf8(text: object, name: str) -> bytes:
+    """Put a text into UTF-8; `name` says in a message what it is.
+
+    Raises:
+        InvalidInput: Not a string, or not valid Unicode.
+    """
     if not isinstance(text, str):
         raise InvalidInput(f"{name} is {text!r}, of type {type(text).__name__!r}; give a string")
     try:
@@ -134,20 +169,20 @@ def split_rows(lengths: Sequence[int], max_rows: int) -> list[npt.NDArray[np.int
     return requests
 
 
-def request_inputs(call: EmbedCall, rows: npt.NDArray[np.intp]) -> list[Any]:
+def request_inputs(call: EmbedCall, texts: list[bytes]) -> list[Any]:
     """Make the input tensors of one request: TEXT, and PROMPT_NAME or INSTRUCTION when given.
 
     Args:
         call: The call.
-        rows: Positions of the request's texts, `[n]`.
+        texts: The request's texts.
 
     Returns:
         tritonclient `InferInput`s, each BYTES `[n, 1]`.
     """
-    inputs = [_bytes_input("TEXT", [call.texts[row] for row in rows])]
+    inputs = [_bytes_input("TEXT", texts)]
     for name, value in (("PROMPT_NAME", call.prompt_name), ("INSTRUCTION", call.instruction)):
         if value is not None:
-            inputs.append(_bytes_input(name, [value] * len(rows)))
+            inputs.append(_bytes_input(name, [value] * len(texts)))
     return inputs
 
 

@@ -11,6 +11,7 @@
     ├── DeadlineExceeded (also a TimeoutError)   the time that the caller gave is over
     ├── RequestCancelled                   the call was cancelled
     ├── AuthenticationFailed               no credentials, or wrong ones
+    ├── TlsFailed                          no trusted connection: a certificate is wrong or missing
     ├── PermissionRefused                  known caller, forbidden operation
     ├── ProtocolMismatch                   the answer is not what this client understands
     ├── ServerError                        the server failed on a good request
@@ -72,6 +73,10 @@ class RequestCancelled(LasttokenError):
 
 class AuthenticationFailed(LasttokenError):
     """The server wants credentials, or did not accept those that it got."""
+
+
+class TlsFailed(LasttokenError):
+    """No trusted connection: a certificate is missing, not trusted, expired or for another name."""
 
 
 class PermissionRefused(LasttokenError):

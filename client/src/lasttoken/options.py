@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from lasttoken.addresses import check_addresses
 from lasttoken.errors import InvalidInput
+from lasttoken.security import KeepAlive, Tls, Token, check_token
 
 OnTruncation = Literal["warn", "ignore", "error"]
 Priority = Literal["interactive", "bulk"]
-
-_DEFAULT_PORT = 8001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,26 +61,34 @@ class ClientOptions:
     """Everything that a client is told when it is made.
 
     Attributes:
-        url: `host:port` of Triton's gRPC service; the port defaults to 8001.
+        url: `host:port` of Triton's gRPC service, or several of them (a list, or separated by
+            commas) that take turns; the port defaults to 8001.
         model: Triton's name of the ensemble.
         max_texts_per_request: Longer lists are split into requests of at most so many texts.
-        max_in_flight: Requests of one call that are with the server at a time.
+        max_in_flight: Most requests of one call that are with the server at a time; how many
+            they are is found out, starting with a few.
         on_truncation: What `embed` does when a text was too long and the server cut it: `"warn"`,
             `"ignore"` or `"error"`.
         retry: When a refused request is sent again.
-        headers: gRPC metadata that goes with every call, such as `{"authorization": "Bearer ..."}`.
+        tls: How the connection is encrypted; None: it is not.
+        token: Bearer token, or a function that returns the current one.
+        headers: gRPC metadata that goes with every call.
+        keepalive: Pings on the connection; None for none.
     """
 
-    url: str = "127.0.0.1:8001"
+    url: str | Sequence[str] = "127.0.0.1:8001"
     model: str = "sfr_embedding_mistral"
     max_texts_per_request: int = 64
-    max_in_flight: int = 16
+    max_in_flight: int = 32
     on_truncation: OnTruncation = "warn"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    tls: Tls | None = None
+    token: Token | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    keepalive: KeepAlive | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "url", _check_url(self.url))
+        object.__setattr__(self, "url", ",".join(check_addresses(self.url)))
         if not self.model:
             raise InvalidInput(f"model is {self.model!r}; it must be the name of a Triton ensemble")
         for name in ("max_texts_per_request", "max_in_flight"):
@@ -91,19 +99,16 @@ class ClientOptions:
             raise InvalidInput(
                 f"on_truncation is {self.on_truncation!r}; use 'warn', 'ignore' or 'error'"
             )
+        check_token(self.token)
+        if self.tls is not None and not isinstance(self.tls, Tls):
+            raise InvalidInput(f"tls is {self.tls!r}; give a lasttoken.Tls, such as Tls()")
         # gRPC wants metadata names in lower case.
         headers = {str(name).lower(): str(value) for name, value in self.headers.items()}
+        if self.token is not None and "authorization" in headers:
+            raise InvalidInput("both token and the header 'authorization' are given; give one")
         object.__setattr__(self, "headers", MappingProxyType(headers))
 
-
-def _check_url(url: object) -> str:
-    if not isinstance(url, str) or not url.strip():
-        raise InvalidInput(f"url is {url!r}; it must be host:port, such as '127.0.0.1:8001'")
-    if "://" in url:
-        raise InvalidInput(
-            f"url is {url!r}; give host:port of Triton's gRPC service without a scheme, "
-            "such as '127.0.0.1:8001'"
-        )
-    bracketed = url.startswith("[")
-    has_port = "]:" in url if bracketed else ":" in url
-    return url if has_port else f"{url}:{_DEFAULT_PORT}"
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """One gRPC target for each server named by `url`."""
+        return tuple(str(self.url).split(","))

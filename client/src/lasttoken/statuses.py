@@ -24,6 +24,7 @@ from lasttoken.errors import (
     RequestCancelled,
     ServerError,
     ServerOverloaded,
+    TlsFailed,
 )
 
 ERROR_OF_STATUS: dict[grpc.StatusCode, type[LasttokenError]] = {
@@ -50,6 +51,12 @@ _REFINEMENTS: tuple[tuple[grpc.StatusCode, re.Pattern[str], type[LasttokenError]
     # The scheduler's own refusals; a Python model has no code for an expired deadline.
     (grpc.StatusCode.UNAVAILABLE, re.compile(r"(^|, )overloaded:"), ServerOverloaded),
     (grpc.StatusCode.UNAVAILABLE, re.compile(r"(^|, )deadline exceeded:"), DeadlineExceeded),
+    # gRPC's words for a handshake that cannot succeed; any lost connection is UNAVAILABLE.
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        re.compile(r"CERTIFICATE|WRONG_VERSION_NUMBER|Hostname Verification Check failed"),
+        TlsFailed,
+    ),
     # Triton answers UNAVAILABLE for a version that is not there, or a model that never was.
     (grpc.StatusCode.UNAVAILABLE, re.compile(r"^Request for unknown model"), ModelNotFound),
     # gRPC's word for a message beyond the receiver's limit.
@@ -57,6 +64,9 @@ _REFINEMENTS: tuple[tuple[grpc.StatusCode, re.Pattern[str], type[LasttokenError]
     # The tokenizer step's and the scheduler's refusals of what is too much for them.
     (grpc.StatusCode.INVALID_ARGUMENT, re.compile(r"shorten or split|fewer texts"), InputTooLong),
 )
+
+# What a plain connection to a TLS server looks like from here, and a missing certificate too.
+_CLOSED_AT_ONCE = re.compile(r"connections to all backends failing.*Socket closed")
 
 _STATUS_OF_NAME = {str(status): status for status in grpc.StatusCode}
 
@@ -73,6 +83,8 @@ def error_of_status(status: grpc.StatusCode, message: str, *, model: str) -> Las
     for refined_status, pattern, refined in _REFINEMENTS:
         if status is refined_status and pattern.search(message):
             kind = refined
+    if _CLOSED_AT_ONCE.search(message):
+        message += "; it closes every connection: does it want TLS, or a client's certificate?"
     return kind(f"{model}: {message or 'no details'} ({status.name})", status=status.name)
 
 

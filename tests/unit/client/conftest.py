@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextvars
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -19,9 +20,25 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._client, name)
+        if name in ("embed_iter", "embed_blocks"):
+            return lambda *args, **kwargs: self._drain(value(*args, **kwargs))
         if not asyncio.iscoroutinefunction(value):
             return value
-        return lambda *args, **kwargs: self._runner.run(value(*args, **kwargs))
+        return lambda *args, **kwargs: self._runner.run(
+            value(*args, **kwargs),
+            context=contextvars.copy_context(),  # the caller's, and not that of the first run
+        )
+
+    def _drain(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    item = self._runner.run(anext(items))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            self._runner.run(items.aclose())
 
     def __enter__(self):
         return self

@@ -165,10 +165,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
         self.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
         server.start()
+        self._server = server
         try:
             yield self
         finally:
-            server.stop(grace=None).wait()
+            self.stop()
+
+    def stop(self) -> None:
+        """End at once: calls in flight are lost."""
+        self._server.stop(grace=None).wait()
 
     def wait_until(self, condition: Callable[[FakeTriton], bool], seconds: float = 5.0) -> bool:
         end = time.monotonic() + seconds

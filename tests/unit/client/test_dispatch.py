@@ -16,6 +16,7 @@ from lasttoken import (
     ServerOverloaded,
 )
 from lasttoken.dispatch import Dispatch
+from lasttoken.window import Window
 
 
 class LongestWait(random.Random):
@@ -26,6 +27,18 @@ class LongestWait(random.Random):
         return b
 
 
+class Fixed(Window):
+    """A window that learns nothing, so that tests see the bound itself."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._limit = float(most)
+
+    def answered(self, **_: object) -> None: ...
+
+    def refused(self, now: float) -> None: ...
+
+
 def unavailable() -> ModelUnavailable:
     return ModelUnavailable("down", status="UNAVAILABLE")
 
@@ -34,7 +47,7 @@ def make(count=1, *, deadline=100.0, max_in_flight=4, jitter=None, **retry) -> D
     return Dispatch(
         count,
         deadline=deadline,
-        max_in_flight=max_in_flight,
+        window=Fixed(max_in_flight),
         retry=RetryPolicy(**retry),
         jitter=jitter or LongestWait(),
     )
@@ -98,14 +111,14 @@ def test_a_request_that_waits_keeps_its_place_in_flight():
         dispatch.failed(request, unavailable(), 0.0)
     assert dispatch.take(0.5) == []
     assert dispatch.take(1.0) == [0, 1, 2]
-    dispatch.answered(1)
+    dispatch.answered(1, 0.0)
     assert dispatch.take(1.0) == [3]
 
 
 def test_the_deadline_counts_what_is_missing():
     dispatch = make(5, deadline=1.0, max_in_flight=2)
     dispatch.take(0.0)
-    dispatch.answered(0)
+    dispatch.answered(0, 0.0)
     assert dispatch.wait_s(0.75) == 0.25
     assert dispatch.wait_s(2.0) == 0.0
     with pytest.raises(DeadlineExceeded, match="4 of 5 requests"):
@@ -133,6 +146,6 @@ def test_every_request_is_answered_once_and_the_bound_holds(count, max_in_flight
         if failures and failures.pop():
             dispatch.failed(request, unavailable(), now)
         else:
-            dispatch.answered(request)
+            dispatch.answered(request, 0.0)
             answered.append(request)
     assert sorted(answered) == list(range(count))

@@ -103,7 +103,9 @@ async def embed(
                 f"tokens of {model.name}, and the request forbids to cut it",
                 param="input",
             )
-        vectors = await model.encoder.encode(rows, timeout_s=_left(deadline), priority=job.priority)
+        vectors = await model.encoder.encode_ids(
+            rows, timeout_s=_left(deadline), priority=job.priority
+        )
     finally:
         exchange.upstream_s = time.perf_counter() - started_s
     return Embedded(

@@ -8,7 +8,6 @@ tokens is known before any of them is computed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lasttoken.async_client import AsyncEmbeddingClient
-from lasttoken.core import EmbedPlan
 from lasttoken.decoding import Assembly
-from lasttoken.dispatch import Dispatch
-from lasttoken.encoding import EmbedCall, check_call
+from lasttoken.encoding import check_call, check_texts
 from lasttoken.options import Priority
+from lasttoken.plan import EmbedPlan
 
 MAX_REQUEST_TOKENS = 4096
 """Rows of one request to the encoder times its longest: below what a server lets wait."""
@@ -48,7 +46,7 @@ class _TokenAssembly(Assembly):
         self.ids: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)] * row_count
         self.cut = np.zeros(row_count, np.bool_)
 
-    def put(self, rows: npt.NDArray[np.intp], result: Any) -> None:
+    def put(self, rows: npt.NDArray[np.intp], result: Any, *, offset: int = 0) -> None:  # noqa: ARG002
         ids = self._output(result, "INPUT_IDS", np.int32)  # [n, longest]
         lengths = self._output(result, "TOKEN_COUNT", np.int32)  # [n, 1]
         truncated = self._output(result, "TRUNCATED", np.bool_)  # [n, 1]
@@ -65,8 +63,8 @@ class _TokenAssembly(Assembly):
 class _VectorAssembly(Assembly):
     """Vectors alone: the encoder says nothing about tokens."""
 
-    def put(self, rows: npt.NDArray[np.intp], result: Any) -> None:
-        self._put_vectors(rows, result)
+    def put(self, rows: npt.NDArray[np.intp], result: Any, *, offset: int = 0) -> None:
+        self._put_vectors(rows, result, offset=offset)
 
 
 class TokenizerStep(AsyncEmbeddingClient):
@@ -88,14 +86,15 @@ class TokenizerStep(AsyncEmbeddingClient):
             LasttokenError: One of the other errors of `lasttoken.errors`.
         """
         call = check_call(
-            list(texts),
             prompt_name=prompt_name,
             instruction=instruction,
             timeout_s=timeout_s,
             priority=priority,
         )
+        encoded = check_texts(list(texts))
+        assembly = _TokenAssembly(len(encoded), model=self._options.model)
         plan = self._plan(call)
-        assembly = plan.assembly = _TokenAssembly(len(call.texts), model=self._options.model)
+        plan.add(encoded, assembly=assembly)
         await self._run(plan)
         return TokenizedTexts(rows=assembly.ids, truncated=assembly.cut)
 
@@ -103,7 +102,7 @@ class TokenizerStep(AsyncEmbeddingClient):
 class EncoderStep(AsyncEmbeddingClient):
     """Calls the encoder of an ensemble."""
 
-    async def encode(
+    async def encode_ids(
         self,
         rows: Sequence[npt.NDArray[np.int32]],
         *,
@@ -123,33 +122,24 @@ class EncoderStep(AsyncEmbeddingClient):
         Raises:
             LasttokenError: One of the errors of `lasttoken.errors`.
         """
-        # The ids stand where a text stands otherwise.
-        call = EmbedCall(
-            texts=tuple(row.astype("<i4", copy=False).tobytes() for row in rows),
-            single=False,
-            prompt_name=None,
-            instruction=None,
-            timeout_s=timeout_s,
-            priority=priority,
+        call = check_call(
+            prompt_name=None, instruction=None, timeout_s=timeout_s, priority=priority
         )
-        requests = split_by_tokens([len(row) for row in rows], self._options.max_texts_per_request)
-        plan = EmbedPlan(
-            call=call,
-            requests=requests,
-            dispatch=Dispatch(
-                len(requests),
-                deadline=time.monotonic() + timeout_s,
-                max_in_flight=self._options.max_in_flight,
-                retry=self._options.retry,
-                jitter=self._jitter,
+        assembly = _VectorAssembly(len(rows), model=self._options.model)
+        plan = self._plan(call)
+        plan.add(
+            # The ids stand where a text stands otherwise.
+            tuple(row.astype("<i4", copy=False).tobytes() for row in rows),
+            requests=split_by_tokens(
+                [len(row) for row in rows], self._options.max_texts_per_request
             ),
-            assembly=_VectorAssembly(len(rows), model=self._options.model),
+            assembly=assembly,
         )
         await self._run(plan)
-        return plan.assembly.embeddings(single=False).vectors
+        return assembly.embeddings(single=False).vectors
 
-    def _inputs(self, plan: EmbedPlan, request: int) -> list[Any]:
-        return _token_inputs([plan.call.texts[row] for row in plan.requests[request]])
+    def _inputs(self, plan: EmbedPlan, number: int) -> list[Any]:
+        return _token_inputs(plan.request(number).texts)
 
 
 def split_by_tokens(lengths: Sequence[int], max_rows: int) -> list[npt.NDArray[np.intp]]:

@@ -1,0 +1,55 @@
+"""The requests of one call that are with the server, on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lasttoken.core import ClientCore
+from lasttoken.errors import RequestCancelled
+from lasttoken.plan import EmbedPlan
+
+
+class Flight:
+    """The requests of one call that are with the server."""
+
+    def __init__(self, client: ClientCore, connect: Callable[[int], Any], plan: EmbedPlan) -> None:
+        self._client = client
+        self._connect = connect
+        self._plan = plan
+        self._in_flight: dict[asyncio.Task[Any], tuple[int, int]] = {}  # (request, server)
+
+    def send(self) -> None:
+        """Send what is due."""
+        now = time.monotonic()
+        for request in self._plan.dispatch.take(now):
+            server = self._client._rotation.take(now)
+            connection = self._connect(server)
+            arguments = self._client._infer_arguments(self._plan, request)
+            attempt = asyncio.create_task(connection.infer(**arguments))
+            self._in_flight[attempt] = (request, server)
+
+    async def wait(self, other: asyncio.Task[Any] | None = None) -> None:
+        """Wait for answers and judge them, or until a retry is due or something else is done."""
+        wait_s = self._plan.dispatch.wait_s(time.monotonic())
+        awaited = {*self._in_flight, *([] if other is None else [other])}
+        if not awaited:
+            await asyncio.sleep(0 if wait_s is None else wait_s)
+            return
+        done, _ = await asyncio.wait(awaited, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        for attempt in done - {other}:
+            request, server = self._in_flight.pop(attempt)
+            if attempt.cancelled():  # not by us: close() ended the channel
+                raise RequestCancelled("the client was closed during the call")
+            error = attempt.exception()
+            answer = attempt.result() if error is None else None
+            self._client._judge(self._plan, request, server, answer, error)
+
+    async def cancel(self) -> None:
+        """Give up what is in flight; the server is told."""
+        for attempt in self._in_flight:
+            attempt.cancel()
+        await asyncio.gather(*self._in_flight, return_exceptions=True)
+        self._in_flight.clear()
