@@ -10,7 +10,12 @@ import sys
 import threading
 import zipfile
 
+import numpy as np
 import pytest
+from batch_planner import BatchLimits, CostModel
+from encode_errors import Overloaded
+from encode_request import EncodeRequest
+from row_queue import RowQueue
 
 
 @pytest.fixture
@@ -119,6 +124,29 @@ def answering():
         server.server_close()
 
 
+def refusals():
+    """What a real queue says when it is full, and when a deadline has passed."""
+    queue = RowQueue(
+        BatchLimits(preferred_tokens=8, max_rows=8),
+        CostModel(attention_cell_cost=1e-3, overhead_tokens=8),
+        max_queue_tokens=8,
+        bulk_queue_fraction=0.5,
+        bulk_every=3,
+    )
+
+    def request(**options):
+        return EncodeRequest([np.ones(5, np.int32)], lambda answer: None, **options)
+
+    queue.add(request(deadline_s=1.0))
+    with pytest.raises(Overloaded) as overloaded:
+        queue.add(request())
+    _, [(_, expired)] = queue.next_batch(2.0)
+    return str(overloaded.value), str(expired)
+
+
+OVERLOADED, EXPIRED = refusals()
+
+
 def vector(*numbers):
     return {"outputs": [{"name": "EMBEDDING", "data": list(numbers)}]}
 
@@ -127,7 +155,8 @@ def vector(*numbers):
     ("status", "body", "code"),
     [
         (200, vector(0.6, 0.8), 0),
-        (503, {"error": "the queue is full"}, 0),
+        (503, {"error": f"in ensemble 'm', {OVERLOADED}"}, 0),
+        (503, {"error": f"in ensemble 'm', {EXPIRED}"}, 0),
         (503, {"error": "the stub process is not healthy"}, 1),
         (500, {"error": "failed"}, 1),
         (200, vector(3.0, 4.0), 1),

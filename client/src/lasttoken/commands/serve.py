@@ -18,12 +18,17 @@ def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}-port", type=int, default=port, help="0: a free one (default %(default)s)"
         )
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
+    parser.add_argument(
+        "--probe-interval", type=float, default=5.0, metavar="SECONDS",
+        help="time between two real inferences that show whether the server lives; it is started "
+        "anew when two in a row fail, or when it ends. 0: never (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="say where it serves as JSON")
     add_local_arguments(parser)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from lasttoken.local import LocalTriton
+    from lasttoken.local import LocalTriton, SupervisionOptions, Supervisor
 
     server = LocalTriton(
         arguments.repository,
@@ -56,7 +61,10 @@ def _serve(arguments: argparse.Namespace) -> int:
                 names = ", ".join(server.models())
                 print(f"serving {names} on {server.grpc_url} (gRPC)", flush=True)
                 say(f"HTTP {server.http_url}, metrics {server.metrics_url}; Ctrl-C stops")
-            server.wait()
+            if arguments.probe_interval == 0:
+                server.wait()
+            options = SupervisionOptions(interval_s=arguments.probe_interval)
+            Supervisor(server, options, announce=say).run()
     except _StopRequested:
         return 0
     finally:

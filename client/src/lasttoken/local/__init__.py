@@ -6,5 +6,6 @@ Importing this package starts nothing and fetches nothing; `LocalTriton` does bo
 from __future__ import annotations
 
 from lasttoken.local.server import LocalTriton
+from lasttoken.local.supervisor import SupervisionOptions, Supervisor
 
-__all__ = ["LocalTriton"]
+__all__ = ["LocalTriton", "SupervisionOptions", "Supervisor"]

@@ -168,12 +168,31 @@ class LocalTriton:
             else:
                 return
 
-    def stop(self) -> None:
-        """Stop the server: no new work, work in flight is answered, then it ends."""
+    def restart(self, *, stop_timeout_s: float | None = None) -> None:
+        """Stop the server and start it anew on the same ports.
+
+        Args:
+            stop_timeout_s: How long stopping may take, in seconds; None for the server's own. One
+                that does not answer need not be waited for.
+
+        Raises:
+            ServerStartFailed: As of `start`.
+        """
+        ports = self._running_ports()
+        self.stop(timeout_s=stop_timeout_s)
+        self._wanted_ports = ports
+        self.start()
+
+    def stop(self, *, timeout_s: float | None = None) -> None:
+        """Stop the server: no new work, work in flight is answered, then it ends.
+
+        Args:
+            timeout_s: How long that may take, in seconds; None for the server's own.
+        """
         process, self._process = self._process, None
         if process is None:
             return
-        process.stop(self._stop_timeout_s + 2.0)
+        process.stop(self._stop_timeout_s + 2.0 if timeout_s is None else timeout_s)
         # A server that was killed leaves its shared memory; the name is this object's alone.
         for leftover in _SHARED_MEMORY.glob(f"{self._server_id}_*"):
             leftover.unlink(missing_ok=True)

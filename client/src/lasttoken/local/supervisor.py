@@ -1,0 +1,160 @@
+"""Keeps a local server answering: probes it with real inferences and starts it anew when it must.
+
+A Python model's process that has died leaves Triton alive and ready, so only an inference shows it.
+A server that refuses because it is overloaded, or because the probe's time passed in its queue, has
+a working encoder and is left alone.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lasttoken.client import EmbeddingClient
+from lasttoken.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    LasttokenError,
+    ServerOverloaded,
+    ServerStopped,
+)
+from lasttoken.local.server import LocalTriton
+from lasttoken.options import RetryPolicy
+
+_PROBE_TEXT = "probe"
+_ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisionOptions:
+    """When a server is started anew.
+
+    Attributes:
+        interval_s: Time between two probes, in seconds.
+        timeout_s: Time that a probe may take, in seconds.
+        failures: Probes in a row that must fail.
+        max_restarts: Most restarts within `window_s`; beyond it the supervisor gives up.
+        window_s: See `max_restarts`, in seconds.
+        stop_timeout_s: How long a server that does not answer may take to stop, in seconds.
+
+    Raises:
+        InvalidInput: A value is not positive.
+    """
+
+    interval_s: float = 5.0
+    timeout_s: float = 10.0
+    failures: int = 2
+    max_restarts: int = 5
+    window_s: float = 600.0
+    stop_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("interval_s", "timeout_s", "failures", "max_restarts", "window_s"):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"{name} is {getattr(self, name)!r}; it must be positive")
+
+
+class Supervisor:
+    """Watches one started server.
+
+    Args:
+        server: The server; started.
+        options: When it is started anew.
+        probe: Says why a model does not answer, or None; replaced in tests.
+        announce: Told of each restart and its reason; None for silence.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        server: LocalTriton,
+        options: SupervisionOptions | None = None,
+        *,
+        probe: Callable[[str, str, float], str | None] | None = None,
+        announce: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._options = options or SupervisionOptions()
+        self._probe = probe or probe_model
+        self._tell = announce
+        self._clock = clock
+        self._restarts: collections.deque[float] = collections.deque()
+        self._stopped = threading.Event()
+        self.restarts = 0
+
+    def run(self) -> None:
+        """Watch until `stop` is called from another thread, or the process is interrupted.
+
+        Raises:
+            ServerStopped: The server had to be started anew too often.
+            ServerStartFailed: It could not be started anew.
+        """
+        failed = 0
+        while not self._stopped.is_set():
+            try:
+                self._server.wait(self._options.interval_s)
+            except ServerStopped as error:
+                self._restart(str(error).partition(";")[0])
+                failed = 0
+                continue
+            if self._stopped.is_set():
+                return
+            reason = self._failing()
+            failed = failed + 1 if reason else 0
+            if reason and failed >= self._options.failures:
+                self._restart(reason)
+                failed = 0
+
+    def stop(self) -> None:
+        """Let `run` return after its current wait; the server goes on."""
+        self._stopped.set()
+
+    def _announce(self, words: str) -> None:
+        if self._tell is not None:
+            self._tell(words)
+
+    def _failing(self) -> str | None:
+        for model in self._server.models():
+            reason = self._probe(self._server.grpc_url, model, self._options.timeout_s)
+            if reason is not None:
+                return f"{model}: {reason}"
+        return None
+
+    def _restart(self, reason: str) -> None:
+        now = self._clock()
+        while self._restarts and now - self._restarts[0] > self._options.window_s:
+            self._restarts.popleft()
+        if len(self._restarts) >= self._options.max_restarts:
+            raise ServerStopped(
+                f"the server was started anew {len(self._restarts)} times within "
+                f"{self._options.window_s:g} s and stopped answering again ({reason}); see its log"
+            )
+        self._restarts.append(now)
+        self._announce(f"{reason}; starting the server anew")
+        started_s = self._clock()
+        self._server.restart(stop_timeout_s=self._options.stop_timeout_s)
+        self.restarts += 1
+        self._announce(f"the server answers again after {self._clock() - started_s:.1f} s")
+
+
+def probe_model(grpc_url: str, model: str, timeout_s: float) -> str | None:
+    """Embed a short text.
+
+    Returns:
+        None when the model answers, or refuses as only a working encoder does; else why not.
+    """
+    try:
+        with EmbeddingClient(grpc_url, model, retry=_ONE_ATTEMPT) as client:
+            client.embed(_PROBE_TEXT, timeout_s=timeout_s)
+    except ServerOverloaded:
+        return None
+    except DeadlineExceeded as error:
+        # Said by the encoder: it works off its queue. Said by gRPC: nobody answered.
+        return None if "waited past its timeout" in str(error) else f"no answer: {error}"
+    except LasttokenError as error:
+        return str(error)
+    return None

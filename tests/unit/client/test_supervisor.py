@@ -1,0 +1,82 @@
+"""The supervisor's decisions, with a server and a probe that do as they are told."""
+
+import pytest
+
+from lasttoken import InvalidInput, ServerStopped
+from lasttoken.local import SupervisionOptions, Supervisor
+
+
+class Server:
+    """Ends, or goes on, as the script says; one word a wait."""
+
+    grpc_url = "127.0.0.1:1"
+
+    def __init__(self, script):
+        self.script = list(script)
+        self.restarts = []
+        self.supervisor = None
+
+    def models(self):
+        return ("m",)
+
+    def wait(self, timeout_s):
+        word = self.script.pop(0)
+        if word == "ended":
+            raise ServerStopped("tritonserver ended with exit code -9; from its log:\n...")
+        if word == "stop":
+            self.supervisor.stop()
+
+    def restart(self, *, stop_timeout_s):
+        self.restarts.append(stop_timeout_s)
+
+
+def watch(script, answers=(), clock=None, **options):
+    server, answers, said = Server(script), list(answers), []
+    times = iter(clock or range(10_000))
+    supervisor = Supervisor(
+        server,
+        SupervisionOptions(interval_s=0.01, **options),
+        probe=lambda url, model, timeout_s: answers.pop(0) if answers else None,
+        announce=said.append,
+        clock=lambda: next(times),
+    )
+    server.supervisor = supervisor
+    supervisor.run()
+    return server, said
+
+
+def test_a_server_that_answers_is_left_alone():
+    server, said = watch(["on", "on", "on", "stop"])
+    assert server.restarts == []
+    assert said == []
+
+
+def test_one_failure_is_forgiven_two_in_a_row_are_not():
+    server, _ = watch(["on", "on", "on", "stop"], ["stub died", None, "stub died"])
+    assert server.restarts == []
+    server, said = watch(["on", "on", "on", "stop"], ["stub died", "stub died"])
+    assert len(server.restarts) == 1
+    assert "m: stub died; starting the server anew" in said[0]
+
+
+def test_a_server_that_ended_is_started_at_once():
+    server, said = watch(["ended", "stop"])
+    assert len(server.restarts) == 1
+    assert "exit code -9" in said[0]
+
+
+def test_it_gives_up_on_a_server_that_keeps_ending():
+    with pytest.raises(ServerStopped, match="3 times within 600 s"):
+        watch(["ended"] * 10, max_restarts=3)
+
+
+def test_old_restarts_are_forgotten():
+    clock = range(0, 100_000, 400)  # three readings a restart: each 1,200 s after the last
+    server, _ = watch(["ended"] * 10 + ["stop"], clock=clock, max_restarts=2)
+    assert len(server.restarts) == 10
+
+
+@pytest.mark.parametrize("name", ["interval_s", "timeout_s", "failures", "max_restarts"])
+def test_options_must_be_positive(name):
+    with pytest.raises(InvalidInput, match=name):
+        SupervisionOptions(**{name: 0})
