@@ -13,7 +13,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-export parity gguf-files soak clean
+.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-export parity gguf-files llama-cpp-parity soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -74,11 +74,23 @@ parity: .venv/.reference ## The parity tests; writes docs/measurements/parity.md
 	@$(BIN)/python -m pytest tests/parity --parity-table docs/measurements/parity.md
 
 # llama.cpp is compiled by pip: minutes. Its files are under version control, so only a change of
-# make_files.py needs this.
-gguf-files: .venv/pyvenv.cfg ## Make the files of tests/parity/llama_cpp anew, with llama.cpp itself
+# what makes them needs this. Its converter is in the sources of the same package.
+LLAMA_CPP := llama-cpp-python==0.3.36
+build/llama-cpp/.done: .venv/.reference
 	@$(UV) venv --quiet --seed --clear --python $(PYTHON) build/llama-cpp
-	@build/llama-cpp/bin/python -m pip install --quiet --disable-pip-version-check llama-cpp-python==0.3.36 gguf==0.19.0 numpy
+	@build/llama-cpp/bin/python -m pip install --quiet --disable-pip-version-check $(LLAMA_CPP) gguf==0.19.0 numpy scikit-build-core
+	@build/llama-cpp/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary llama-cpp-python --dest build/llama-cpp $(LLAMA_CPP)
+	@tar -xzf build/llama-cpp/llama_cpp_python-*.tar.gz -C build/llama-cpp --strip-components=2 --wildcards '*/vendor/llama.cpp/*.py'
+	@touch $@
+
+gguf-files: build/llama-cpp/.done ## Make the files of tests/parity/llama_cpp anew, with llama.cpp itself
 	@build/llama-cpp/bin/python tests/parity/llama_cpp/make_files.py
+	@$(BIN)/python tests/parity/llama_cpp/convert_encoders.py build/llama-cpp/llama.cpp
+	@for name in bert xlm-roberta nomic-bert; do \
+	  build/llama-cpp/bin/python tests/parity/llama_cpp/embed_file.py tests/parity/llama_cpp/tiny-$$name.{gguf,npz} || exit 1; done
+
+llama-cpp-parity: build/llama-cpp/.done ## Real weights against llama.cpp; writes docs/measurements/llama-cpp.md
+	@$(BIN)/python tests/parity/llama_cpp/compare_real_weights.py build/llama-cpp/bin/python build/llama-cpp/llama.cpp docs/measurements/llama-cpp.md
 
 bench-export: .venv/.demo ## Export a random checkpoint of SFR's exact shape: time, peak memory, bytes
 	@$(BIN)/lasttoken-perf export --output build/bench-export.json

@@ -39,6 +39,38 @@ def has_packed_graph(config: Mapping[str, Any]) -> bool:
     return (config.get("architectures") or [""])[0] in ARCHITECTURES
 
 
+def read_gguf_config(
+    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> ModelConfig:
+    """Read the metadata of a GGUF file of any known architecture.
+
+    Args:
+        metadata: Values by key.
+        shapes: Shapes of its tensors by their headless Hugging Face names.
+
+    Raises:
+        UnsupportedModel: The architecture or a setting is not implemented.
+        InvalidCheckpoint: A key is missing or malformed.
+    """
+
+    def rows(name: str) -> int:
+        return shapes[name][0] if name in shapes else 0
+
+    name = metadata.get("general.architecture")
+    if name in encoder_config.GGUF_ARCHITECTURES:
+        return EncoderConfig.from_gguf(
+            metadata,
+            vocab_size=rows("embeddings.word_embeddings.weight"),
+            type_vocab_size=rows("embeddings.token_type_embeddings.weight"),
+        )
+    if name in decoder_config.GGUF_ARCHITECTURES:
+        return DecoderConfig.from_gguf(metadata, vocab_size=rows("embed_tokens.weight"))
+    known = decoder_config.GGUF_ARCHITECTURES + encoder_config.GGUF_ARCHITECTURES
+    raise UnsupportedArchitecture(
+        f"the GGUF file has the architecture {name!r}; known are {', '.join(known)}"
+    )
+
+
 def attention_cell_cost(config: ModelConfig) -> float:
     """Arithmetic of one attention cell over that of one token.
 

@@ -233,9 +233,7 @@ class DecoderConfig:
                 intermediate_size=int(metadata[f"{name}.feed_forward_length"]),
                 vocab_size=vocab_size,
                 rope_theta=float(metadata.get(f"{name}.rope.freq_base", 10_000.0)),
-                rms_norm_eps=_shortest_float32(
-                    metadata[f"{name}.attention.layer_norm_rms_epsilon"]
-                ),
+                rms_norm_eps=shortest_float32(metadata[f"{name}.attention.layer_norm_rms_epsilon"]),
                 max_positions=int(metadata[f"{name}.context_length"]),
                 sliding_window=int(window) if window else None,
                 qkv_bias=name == "qwen2",
@@ -245,6 +243,6 @@ class DecoderConfig:
             raise InvalidCheckpoint(f"the GGUF metadata is malformed: {error!r}") from None
 
 
-def _shortest_float32(value: Any) -> float:
+def shortest_float32(value: Any) -> float:
     """Undo the widening of a float32: 9.99999974e-06 was written as 1e-5."""
     return float(str(np.float32(value)))

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lasttoken_export.decoder_config import shortest_float32
 from lasttoken_export.errors import InvalidCheckpoint, UnsupportedArchitecture
 
 BERT_ARCHITECTURES = ("BertModel", "BertForMaskedLM", "XLMRobertaModel", "XLMRobertaForMaskedLM")
 NOMIC_ARCHITECTURES = ("NomicBertModel",)
 ARCHITECTURES = BERT_ARCHITECTURES + NOMIC_ARCHITECTURES
+GGUF_ARCHITECTURES = ("bert", "nomic-bert")
+"""Names of the same in GGUF files; llama.cpp writes XLM-RoBERTa as ``bert``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +170,58 @@ class EncoderConfig:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidCheckpoint(f"config.json is incomplete or malformed: {error!r}") from None
+
+    @classmethod
+    def from_gguf(
+        cls, metadata: Mapping[str, Any], *, vocab_size: int, type_vocab_size: int
+    ) -> EncoderConfig:
+        """Read the metadata of a GGUF file.
+
+        llama.cpp cuts the rows of XLM-RoBERTa's positions that no token uses, so there is no
+        offset in the file.
+
+        Args:
+            metadata: Values by key.
+            vocab_size: Rows of the token embedding.
+            type_vocab_size: Rows of the token type embedding.
+
+        Raises:
+            UnsupportedArchitecture: The architecture or a setting is not implemented.
+            InvalidCheckpoint: A key is missing or malformed.
+
+        Source: https://github.com/ggml-org/llama.cpp/blob/master/conversion/bert.py
+        """
+        name = metadata.get("general.architecture")
+        if name not in GGUF_ARCHITECTURES:
+            raise UnsupportedArchitecture(
+                f"the GGUF file has the architecture {name!r}; known are "
+                f"{', '.join(GGUF_ARCHITECTURES)}"
+            )
+        if metadata.get(f"{name}.attention.causal") is not False:
+            raise UnsupportedArchitecture(
+                f"the GGUF file does not say that its {name!r} attends in both directions"
+            )
+        scaling = metadata.get(f"{name}.rope.scaling.type", "none")
+        if scaling != "none":
+            raise UnsupportedArchitecture(
+                f"the GGUF file scales rotary positions ({scaling!r}), which is not implemented"
+            )
+        nomic = name == "nomic-bert"
+        try:
+            return cls(
+                architecture=f"gguf:{name}",
+                hidden_size=int(metadata[f"{name}.embedding_length"]),
+                num_layers=int(metadata[f"{name}.block_count"]),
+                num_heads=int(metadata[f"{name}.attention.head_count"]),
+                intermediate_size=int(metadata[f"{name}.feed_forward_length"]),
+                vocab_size=vocab_size,
+                type_vocab_size=type_vocab_size,
+                layer_norm_eps=shortest_float32(metadata[f"{name}.attention.layer_norm_epsilon"]),
+                max_positions=int(metadata[f"{name}.context_length"]),
+                rope_theta=float(metadata[f"{name}.rope.freq_base"]) if nomic else None,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidCheckpoint(f"the GGUF metadata is malformed: {error!r}") from None
 
     @classmethod
     def _from_nomic(cls, config: Mapping[str, Any]) -> EncoderConfig:

@@ -1,12 +1,15 @@
 import gguf
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
+from lasttoken_export.architectures import read_gguf_config
 from lasttoken_export.checkpoint import GgufFile, validate_tensors
-from lasttoken_export.checkpoint.gguf_file import canonical_gguf_name
+from lasttoken_export.checkpoint.gguf_names import canonical_gguf_name
 from lasttoken_export.cli import find_entry
 from lasttoken_export.errors import (
     CorruptFile,
+    InvalidCheckpoint,
     InvalidOption,
     MissingTensor,
     UnexpectedTensor,
@@ -94,17 +97,35 @@ def test_another_file_or_architecture(tmp_path):
 
 
 def test_names():
-    assert canonical_gguf_name("output.weight") is None
-    assert canonical_gguf_name("blk.12.ffn_gate.weight") == "layers.12.mlp.gate_proj.weight"
+    assert canonical_gguf_name("output.weight", "llama") is None
+    assert (
+        canonical_gguf_name("blk.12.ffn_gate.weight", "llama") == "layers.12.mlp.gate_proj.weight"
+    )
+    bert, nomic = "encoder.layer.1.output.dense.bias", "encoder.layers.1.attn.Wqkv.weight"
+    assert canonical_gguf_name("blk.1.ffn_down.bias", "bert") == bert
+    assert canonical_gguf_name("blk.1.attn_qkv.weight", "nomic-bert") == nomic
+    with pytest.raises(UnexpectedTensor, match="'bert'"):
+        canonical_gguf_name("blk.1.attn_qkv.weight", "bert")
     for stranger in ("blk.0.ffn_gate_inp.weight", "blk.x.ffn_up.weight", "token_embd.scale"):
         with pytest.raises(UnexpectedTensor, match="not one of"):
-            canonical_gguf_name(stranger)
+            canonical_gguf_name(stranger, "llama")
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"tokenizer.ggml.model": "bert"}, "'bert' with 1 tokens"),
+        ({"tokenizer.ggml.model": "rwkv"}, "'rwkv' with 1 tokens"),
+        ({"tokenizer.ggml.model": "bert"}, r"no '\[UNK\]', or a token twice"),
+        ({"tokenizer.ggml.model": "t5"}, "no scores or not one unknown piece"),
+        (
+            {
+                "tokenizer.ggml.model": "t5",
+                "tokenizer.ggml.token_type": [2],
+                "tokenizer.ggml.scores": [0.0],
+                "tokenizer.ggml.remove_extra_whitespaces": False,
+            },
+            "keeps white space",
+        ),
         ({"tokenizer.ggml.pre": "tekken"}, "'tekken'; known are"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_space_prefix": False}, "no space"),
         ({"tokenizer.ggml.model": "llama"}, "byte fallback"),
@@ -122,6 +143,53 @@ def test_vocabularies_that_cannot_be_rebuilt(metadata, message):
     tokenizer_json_from_gguf(whole)
     with pytest.raises(UnsupportedTokenizer, match=message):
         tokenizer_json_from_gguf(whole | metadata)
+
+
+ENCODER = {
+    "general.architecture": "bert", "bert.embedding_length": 32, "bert.block_count": 2,
+    "bert.attention.head_count": 4, "bert.feed_forward_length": 64, "bert.context_length": 16,
+    "bert.attention.layer_norm_epsilon": np.float32(1e-12), "bert.attention.causal": False,
+}  # fmt: skip
+TABLES = {
+    "embeddings.word_embeddings.weight": (40, 32),
+    "embeddings.token_type_embeddings.weight": (2, 32),
+}
+
+
+def test_the_metadata_of_an_encoder():
+    config = read_gguf_config(ENCODER, TABLES)
+    assert (config.vocab_size, config.type_vocab_size, config.max_positions) == (40, 2, 16)
+    assert (config.layer_norm_eps, config.position_offset, config.is_nomic) == (1e-12, 0, False)
+    nomic = {key.replace("bert.", "nomic-bert."): value for key, value in ENCODER.items()}
+    nomic |= {"general.architecture": "nomic-bert", "nomic-bert.rope.freq_base": 1000.0}
+    assert read_gguf_config(nomic, TABLES).rope_theta == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"bert.attention.causal": True}, UnsupportedArchitecture),
+        ({"bert.rope.scaling.type": "linear"}, UnsupportedArchitecture),
+        ({"general.architecture": "jina-bert-v2"}, UnsupportedArchitecture),
+        ({"bert.context_length": 0}, InvalidCheckpoint),
+        ({"bert.embedding_length": None}, InvalidCheckpoint),
+    ],
+)
+def test_an_encoder_that_is_not_implemented_is_refused(change, error):
+    with pytest.raises(error):
+        read_gguf_config({**ENCODER, **change}, TABLES)
+
+
+def test_words_get_their_published_spelling_back():
+    metadata = {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": ["[UNK]", "\u2581un", "able", "\u2581##", "\u2581cafe"],
+        "tokenizer.ggml.token_type": [3, 1, 1, 1, 1],
+        "tokenizer.ggml.normalizer.lowercase": True,
+    }
+    tokenizer = Tokenizer.from_str(tokenizer_json_from_gguf(metadata))
+    assert tokenizer.get_vocab() == {"[UNK]": 0, "un": 1, "##able": 2, "##": 3, "cafe": 4}
+    assert tokenizer.encode("Unable CAF\u00c9 ?").ids == [1, 2, 4, 0]
 
 
 def test_a_tokenizer_beside_the_file_is_preferred(tmp_path):

@@ -1,4 +1,4 @@
-"""A GGUF file of the decoder families: quantised or not, one tensor dequantised at a time.
+"""A GGUF file: quantised or not, one tensor dequantised at a time.
 
 For the Llama family llama.cpp permutes the rows of the query and key projections for its own rotary
 embedding; here the permutation is undone.
@@ -8,7 +8,7 @@ Source: https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,11 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from lasttoken_export.architectures import ModelConfig, read_gguf_config
+from lasttoken_export.checkpoint.gguf_names import canonical_gguf_name
 from lasttoken_export.decoder_config import DecoderConfig
-from lasttoken_export.errors import CorruptFile, UnexpectedTensor, UnsupportedModel
+from lasttoken_export.errors import CorruptFile, UnsupportedModel
 from lasttoken_export.tokenizer.gguf_vocabulary import tokenizer_json_from_gguf
-
-_OUTER = {"token_embd": "embed_tokens", "output_norm": "norm"}
-_INNER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_IGNORED = ("output.weight", "rope_freqs.weight")
-"""The language model's head; and frequencies, which `DecoderConfig` refuses where they scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +53,8 @@ class GgufFile:
         self.revision = revision
         self._path = path
         self._metadata, self._stored = _read_directory(path)
-        vocabulary = self._stored.get("embed_tokens.weight")
-        self.config = DecoderConfig.from_gguf(
-            self._metadata, vocab_size=vocabulary.shape[0] if vocabulary else 0
+        self.config: ModelConfig = read_gguf_config(
+            self._metadata, {name: stored.shape for name, stored in self._stored.items()}
         )
         # llama.cpp rotates the Qwen models as Hugging Face does.
         self._permuted = self._metadata["general.architecture"] == "llama"
@@ -115,6 +99,7 @@ class GgufFile:
             raise CorruptFile(f"{self._path} ends within {name!r}; download it again")
         array = _dequantise(data, stored)
         if self._permuted and name.endswith(("q_proj.weight", "k_proj.weight")):
+            assert isinstance(self.config, DecoderConfig)
             heads = self.config.num_heads if "q_proj" in name else self.config.num_kv_heads
             return unpermute(array, heads)
         return array
@@ -135,24 +120,6 @@ def unpermute(weight: NDArray[Any], heads: int) -> NDArray[Any]:
     rows, columns = weight.shape
     interleaved = weight.reshape(heads, rows // heads // 2, 2, columns)
     return interleaved.swapaxes(1, 2).reshape(rows, columns)
-
-
-def canonical_gguf_name(name: str) -> str | None:
-    """Return the headless Hugging Face name of a GGUF tensor; None for one that is not needed.
-
-    Raises:
-        UnexpectedTensor: The name is not one of the family's.
-    """
-    if name in _IGNORED:
-        return None
-    stem, _, ending = name.rpartition(".")
-    if ending in ("weight", "bias"):
-        if stem in _OUTER:
-            return f"{_OUTER[stem]}.{ending}"
-        block, _, part = stem.rpartition(".")
-        if part in _INNER and block.startswith("blk.") and block[4:].isdigit():
-            return f"layers.{block[4:]}.{_INNER[part]}.{ending}"
-    raise UnexpectedTensor(f"the GGUF tensor {name!r} is not one of the Llama family")
 
 
 def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, _Stored]]:
@@ -182,9 +149,11 @@ def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, _Stored]]:
     for name, where in tensors:
         if where.offset + where.bytes > size:
             raise CorruptFile(f"{path} ends within {name!r}; download it again")
-        canonical = canonical_gguf_name(name)
+        canonical = canonical_gguf_name(name, str(metadata.get("general.architecture")))
         if canonical is not None:
-            stored[canonical] = where
+            # One row is written flat.
+            is_table = canonical.endswith("_embeddings.weight") and len(where.shape) == 1
+            stored[canonical] = replace(where, shape=(1, *where.shape)) if is_table else where
     return metadata, stored
 
 

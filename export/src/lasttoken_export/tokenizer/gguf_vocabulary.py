@@ -14,12 +14,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from lasttoken_export.errors import UnsupportedTokenizer
+from lasttoken_export.tokenizer.gguf_encoder_vocabulary import (
+    unigram_tokenizer_json,
+    wordpiece_tokenizer_json,
+)
 from lasttoken_export.tokenizer.sentencepiece_bpe import (
     Piece,
     PieceType,
     tokenizer_json_from_pieces,
 )
 
+_KINDS = ("gpt2", "llama", "bert", "t5")
+"""Byte-level BPE, SentencePiece BPE, WordPiece, and SentencePiece's unigram model."""
 _BYTE_LEVEL = {
     "type": "ByteLevel",
     "add_prefix_space": False,
@@ -47,11 +53,15 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, Any]) -> str:
     kind = metadata.get("tokenizer.ggml.model")
     tokens = metadata.get("tokenizer.ggml.tokens")
     types = metadata.get("tokenizer.ggml.token_type")
-    if kind not in ("gpt2", "llama") or not tokens or not types or len(types) != len(tokens):
+    if kind not in _KINDS or not tokens or not types or len(types) != len(tokens):
         raise UnsupportedTokenizer(
             f"the GGUF file has a vocabulary of kind {kind!r} with {len(tokens or ())} tokens; "
-            "'gpt2' and 'llama' are known: put the model's tokenizer.json beside the file"
+            f"known are {', '.join(_KINDS)}: put the model's tokenizer.json beside the file"
         )
+    if kind == "bert":
+        return wordpiece_tokenizer_json(metadata)
+    if kind == "t5":
+        return unigram_tokenizer_json(metadata)
     if kind == "llama":
         scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
         if metadata.get("tokenizer.ggml.add_space_prefix") is False:
