@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-RUNTIMES = ("onnxruntime-cpu", "onnxruntime-cuda")
+PLAN_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+RUNTIMES = ("onnxruntime-cpu", "onnxruntime-cuda", *PLAN_RUNTIMES)
 GRAPH_FORMS = ("packed", "padded")
 
 
@@ -42,6 +43,11 @@ class EncoderSettings:
         self._require(self.runtime in RUNTIMES, "runtime", f"one of {', '.join(RUNTIMES)}")
         self._require(
             self.graph_form in GRAPH_FORMS, "graph_form", f"one of {', '.join(GRAPH_FORMS)}"
+        )
+        self._require(
+            self.graph_form == "packed" or self.runtime not in PLAN_RUNTIMES,
+            "graph_form",
+            f"'packed' for runtime {self.runtime!r}",
         )
         self._require(self.intra_op_threads >= 0, "intra_op_threads", "0 or more")
         for name in ("max_length", "vocab_size", "preferred_batch_tokens", "max_batch_rows"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from computed_work import ComputedWork
@@ -34,5 +35,30 @@ class Engine(Protocol):
 
         Args:
             row_lengths: ``[B]`` tokens of each row, each at least 1.
+        """
+        ...
+
+
+@runtime_checkable
+class OverlappingEngine(Engine, Protocol):
+    """An engine that takes a batch while it still computes the one before.
+
+    What `start` returns may be called from another thread than the next `start`.
+    """
+
+    def start(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Begin what `encode` does; at most two batches are in flight.
+
+        Args:
+            input_ids: As for `encode`; may change as soon as this returns.
+            row_lengths: As for `encode`.
+
+        Returns:
+            Waits for the vectors and returns them; called once, in the order of the starts.
+
+        Raises:
+            Exception: Whatever the runtime raises, here or when waited for.
         """
         ...

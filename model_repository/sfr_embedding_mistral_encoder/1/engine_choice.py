@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from encoder_settings import EncoderSettings
+from encoder_settings import PLAN_RUNTIMES, EncoderSettings
 from engine import Engine
 from onnxruntime_engine import OnnxRuntimeEngine
 from padded_engine import PaddedEngine
+from tensorrt_engine import open_tensorrt_engine
 
 
 def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
-    """Load the graph in a version's folder.
+    """Load the graph, or the plan, in a version's folder.
 
     Args:
-        version_folder: Holds encoder.onnx.
+        version_folder: Holds encoder.onnx or encoder.plan.
         settings: Name the runtime and the form of the graph.
 
     Raises:
-        RuntimeError: The runtime is not installed.
+        RuntimeError: The runtime is not installed, or the plan does not run here.
     """
+    if settings.runtime in PLAN_RUNTIMES:
+        return open_tensorrt_engine(version_folder, settings)
     kind = PaddedEngine if settings.graph_form == "padded" else OnnxRuntimeEngine
     return kind(
         version_folder / "encoder.onnx",

@@ -95,6 +95,7 @@ class RowQueue:
         bulk_queue_fraction: float,
         bulk_every: int,
     ) -> None:
+        self._limits = limits
         self._classes = {member: _ClassQueue(limits, cost) for member in ServiceClass}
         self._max_queue_tokens = max_queue_tokens
         self._max_bulk_tokens = int(max_queue_tokens * bulk_queue_fraction)
@@ -104,6 +105,11 @@ class RowQueue:
 
     def __len__(self) -> int:
         return sum(len(queue.rows) for queue in self._classes.values())
+
+    @property
+    def fills_a_batch(self) -> bool:
+        """Whether a batch formed now is as full as waiting could make it."""
+        return self.tokens >= self._limits.preferred_tokens
 
     @property
     def tokens(self) -> int:

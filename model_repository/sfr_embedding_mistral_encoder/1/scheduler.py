@@ -1,8 +1,10 @@
-"""The scheduler: a queue, a thread that runs batches on the engine, a thread that gives answers.
+"""The scheduler: a queue, threads that run batches on the engine, a thread that gives answers.
 
 It imports nothing of Triton's. Answers are given on their own thread, so that the engine computes
 the next batch meanwhile; the plan of a batch is made when the engine is free, with all that has
-arrived by then (planning and packing take well under 1 % of a batch's time).
+arrived by then (planning and packing take well under 1 % of a batch's time). An engine that takes a
+second batch while it computes the first is given it early where the queue fills a batch; a thread
+awaits what it has begun.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import NoReturn, Protocol
 
 import numpy as np
 from computed_work import ComputedWork
 from encode_errors import EncodeError, EngineFailed, ShuttingDown
 from encode_request import EncodeRequest, Row
-from engine import Engine
+from engine import Engine, OverlappingEngine
 from numpy.typing import NDArray
 from row_queue import RowQueue
 
@@ -77,11 +80,15 @@ def _logged_failure() -> Iterator[None]:
         _log.exception("an answer could not be delivered")
 
 
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
 class Scheduler:
-    """Owns the queue and the two threads.
+    """Owns the queue and the three threads.
 
     Args:
-        engine: Runs batches; called from one thread.
+        engine: Runs batches; called from one thread at a time.
         row_queue: Forms batches; owned by the scheduler from now on.
         observer: Is told what happens.
         clock: Seconds; the clock of the requests' deadlines.
@@ -99,11 +106,17 @@ class Scheduler:
         self._queue = row_queue
         self._observer = observer
         self._clock = clock
+        self._overlaps = isinstance(engine, OverlappingEngine)
+        self._engine_lock = threading.Lock()
+        self._ended_s = 0.0
         self._changed = threading.Condition()
         self._closing = False
+        self._in_flight = 0
+        self._begun: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run_batches, name="engine", daemon=True),
+            threading.Thread(target=self._await_batches, name="batches in flight", daemon=True),
             threading.Thread(target=self._give_answers, name="answers", daemon=True),
         ]
         for thread in self._threads:
@@ -138,27 +151,49 @@ class Scheduler:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        engine_thread, answer_thread = self._threads
+        engine_thread, awaiting_thread, answer_thread = self._threads
         engine_thread.join(drain_timeout_s)
         with self._changed:
             left = self._queue.clear()
+            self._changed.notify()
         message = "the server shut down before the request was computed; send it to another one"
         self._drop([(request, ShuttingDown(message)) for request in left])
-        engine_thread.join()  # at most the batch that is running
+        engine_thread.join()  # at most the batches that are running
+        self._begun.put(None)
+        awaiting_thread.join()
         self._answers.put(None)
         answer_thread.join()
 
     def _run_batches(self) -> None:
         while True:
             with self._changed:
-                while not len(self._queue) and not self._closing:
+                while not self._may_start() and (len(self._queue) or not self._closing):
                     self._changed.wait()
                 if not len(self._queue):
                     return
                 rows, dropped = self._next_batch()
+                self._in_flight += bool(rows)
             self._drop(dropped)
-            if rows:
-                self._run(rows)
+            if rows and self._overlaps:
+                self._begun.put(self._start(rows))
+            elif rows:
+                self._finish(self._start(rows))
+
+    def _may_start(self) -> bool:
+        """Whether to form a batch now; a second one in flight only where it would be full."""
+        if not self._in_flight:
+            return bool(len(self._queue))
+        return self._overlaps and self._in_flight < 2 and self._queue.fills_a_batch
+
+    def _await_batches(self) -> None:
+        while (finish := self._begun.get()) is not None:
+            self._finish(finish)
+
+    def _finish(self, finish: Callable[[], None]) -> None:
+        finish()
+        with self._changed:
+            self._in_flight -= 1
+            self._changed.notify()
 
     def _next_batch(self) -> tuple[list[Row], list[tuple[EncodeRequest, EncodeError]]]:
         try:
@@ -168,26 +203,63 @@ class Scheduler:
             failure = EngineFailed(f"no batch could be formed: {error}")
             return [], [(request, failure) for request in self._queue.clear()]
 
-    def _run(self, rows: list[Row]) -> None:
+    def _start(self, rows: list[Row]) -> Callable[[], None]:
+        """Begin a batch; the returned function computes or awaits it, and hands it on."""
         lengths = np.array([len(row.tokens) for row in rows], np.int32)
         input_ids = np.concatenate([row.tokens for row in rows])
         now_s = self._clock()
         queue_seconds = sum(now_s - row.request.submitted_s for row in rows)
         started_s = time.perf_counter()
-        results, work = self._encode_isolating([row.tokens for row in rows], input_ids, lengths)
-        ended_s = time.perf_counter()
-        report = BatchReport(
-            rows=len(rows),
-            real_tokens=int(lengths.sum()),
-            computed_tokens=work.tokens,
-            real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
-            computed_attention_cells=work.attention_cells,
-            seconds=ended_s - started_s,
-            queue_seconds=queue_seconds,
-            answer_seconds=0.0,  # known when they have been given
-            queue_tokens=self._queue.tokens,
-            failed_rows=sum(isinstance(result, EncodeError) for result in results),
-        )
+        vectors = self._start_engine(input_ids, lengths)
+
+        def finish() -> None:
+            row_tokens = [row.tokens for row in rows]
+            results, work = self._encode_isolating(row_tokens, input_ids, lengths, vectors)
+            ended_s = time.perf_counter()
+            # From when the engine had nothing else to do.
+            seconds = ended_s - max(started_s, self._ended_s)
+            self._ended_s = ended_s
+            report = BatchReport(
+                rows=len(rows),
+                real_tokens=int(lengths.sum()),
+                computed_tokens=work.tokens,
+                real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
+                computed_attention_cells=work.attention_cells,
+                seconds=seconds,
+                queue_seconds=queue_seconds,
+                answer_seconds=0.0,  # known when they have been given
+                queue_tokens=self._queue.tokens,
+                failed_rows=sum(isinstance(result, EncodeError) for result in results),
+            )
+            self._hand_on(rows, results, report, ended_s)
+
+        return finish
+
+    def _start_engine(
+        self, input_ids: NDArray[np.int32], lengths: NDArray[np.int32]
+    ) -> Callable[[], NDArray[np.float32]]:
+        if not isinstance(self._engine, OverlappingEngine):
+            return partial(self._encode, input_ids, lengths)
+        try:
+            with self._engine_lock:
+                return self._engine.start(input_ids, lengths)
+        except Exception as error:  # noqa: BLE001 - raised where the vectors are awaited
+            return partial(_raise, error)
+
+    def _encode(
+        self, input_ids: NDArray[np.int32], lengths: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        with self._engine_lock:  # rows tried alone, while the next batch is started
+            return self._engine.encode(input_ids, lengths)
+
+    def _hand_on(
+        self,
+        rows: list[Row],
+        results: list[NDArray[np.float32] | EncodeError],
+        report: BatchReport,
+        ended_s: float,
+    ) -> None:
+        """Let the answers of a batch be given."""
         if report.failed_rows:  # no other row of these requests is worth computing
             with self._changed:
                 self._queue.remove(
@@ -202,6 +274,7 @@ class Scheduler:
         row_tokens: list[NDArray[np.int32]],
         input_ids: NDArray[np.int32],
         lengths: NDArray[np.int32],
+        first_try: Callable[[], NDArray[np.float32]],
     ) -> tuple[list[NDArray[np.float32] | EncodeError], ComputedWork]:
         """Return each row's vector, or the error that is this row's own, and what it took.
 
@@ -210,7 +283,7 @@ class Scheduler:
         """
         work = self._engine.computed_work(lengths)
         try:
-            vectors = self._engine.encode(input_ids, lengths)
+            vectors = first_try()
             if vectors.ndim != 2 or len(vectors) != len(lengths):
                 raise ValueError(f"engine returned {vectors.shape} for {len(lengths)} rows")
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises is answered
@@ -218,8 +291,9 @@ class Scheduler:
                 _log.warning("batch of %d rows failed, trying each alone: %s", len(lengths), error)
                 results: list[NDArray[np.float32] | EncodeError] = []
                 for index, tokens in enumerate(row_tokens):
+                    length = lengths[index : index + 1]
                     [result], more = self._encode_isolating(
-                        [tokens], tokens, lengths[index : index + 1]
+                        [tokens], tokens, length, partial(self._encode, tokens, length)
                     )
                     results.append(result)
                     work += more
