@@ -155,7 +155,6 @@ class Scheduler:
         engine_thread.join(drain_timeout_s)
         with self._changed:
             left = self._queue.clear()
-            self._changed.notify()
         message = "the server shut down before the request was computed; send it to another one"
         self._drop([(request, ShuttingDown(message)) for request in left])
         engine_thread.join()  # at most the batches that are running

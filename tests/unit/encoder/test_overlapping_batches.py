@@ -1,6 +1,7 @@
 """The scheduler with an engine that takes a batch while it computes the one before."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -95,6 +96,18 @@ def test_a_full_batch_is_begun_before_the_one_before_it_ends(make):
     scheduler.close(drain_timeout_s=10)
     assert sum(report.rows for report in observer.reports) == 3
     assert all(report.seconds >= 0 for report in observer.reports)
+
+
+def test_no_more_than_two_batches_are_in_flight(make):
+    engine = FakeOverlappingEngine()
+    scheduler, _ = make(engine)
+    submitted = [submit(scheduler, PREFERRED, first=first) for first in range(1, 7)]
+    engine.wait_started(2)
+    time.sleep(0.05)  # for a third to show
+    engine.ends.release(6)
+    for one in submitted:
+        check(one)
+    assert engine.most_in_flight == 2
 
 
 def test_a_batch_that_would_not_be_full_waits_for_company(make):
