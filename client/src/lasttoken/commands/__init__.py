@@ -9,6 +9,7 @@ from __future__ import annotations
 from lasttoken.commands.command import Command
 from lasttoken.commands.demo import DEMO
 from lasttoken.commands.embed import EMBED
+from lasttoken.commands.embed_corpus import EMBED_CORPUS
 from lasttoken.commands.gateway import GATEWAY
 from lasttoken.commands.models import MODELS
 from lasttoken.commands.serve import SERVE
@@ -16,6 +17,7 @@ from lasttoken.commands.serve import SERVE
 COMMANDS: tuple[Command, ...] = (
     SERVE,
     EMBED,
+    EMBED_CORPUS,
     GATEWAY,
     MODELS,
     DEMO,

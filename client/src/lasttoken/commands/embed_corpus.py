@@ -1,0 +1,171 @@
+"""`lasttoken embed-corpus`: Parquet in, Parquet with vectors out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from lasttoken.client import EmbeddingClient
+from lasttoken.commands.command import EXIT_INTERRUPTED, Command, say
+from lasttoken.errors import InvalidInput, ModelNotFound
+from lasttoken.options import RetryPolicy
+
+if TYPE_CHECKING:
+    from lasttoken.corpus import CorpusReport
+    from lasttoken.corpus.run import Runner
+
+_RETRY = RetryPolicy(max_attempts=6)
+_ANY_RAY = "the cluster of RAY_ADDRESS, or one that is started on this machine"
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT",
+        help="Parquet file or folder: a path, s3://, gs://, or any URL that fsspec knows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="path or URL; part-*.parquet go there"
+    )
+    parser.add_argument("--column", default="text", help="column of texts (default %(default)s)")
+    parser.add_argument(
+        "--columns", metavar="NAME,NAME", help="columns to keep beside the vectors (default: all)"
+    )
+    parser.add_argument(
+        "--vector-column", default="embedding", metavar="NAME",
+        help="column to write (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    parser.add_argument("--resume", action="store_true", help="continue what is in the folder")
+    parser.add_argument(
+        "--rows-per-part", type=int, metavar="N", help="default: 128 MB of vectors, at most 32,768"
+    )
+    parser.add_argument(
+        "--compression", choices=("zstd", "snappy", "lz4", "none"), default="zstd",
+        help="of the parts (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on-refused", choices=("fail", "null"), default="fail",
+        help="a text that the server refuses ends the run or gets a null (default %(default)s)",
+    )  # fmt: skip
+
+    parser.add_argument("--model", help="Triton's name of the ensemble (default: the only one)")
+    parser.add_argument("--prompt-name", help="one of the model's prompts, such as document")
+    parser.add_argument("--instruction", help="what the texts are searched for")
+    parser.add_argument(
+        "--url", action="append", metavar="HOST:PORT",
+        help="Triton's gRPC service; repeat it for several servers of the same model "
+        "(LASTTOKEN_URL; default 127.0.0.1:8001)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--server-wait", type=float, default=300.0, metavar="SECONDS",
+        help="how long to go on while no server answers (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-in-flight", type=int, default=64, metavar="N",
+        help="most requests at a time with each server (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help=f"spread the work over a Ray cluster (without an address: {_ANY_RAY})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="of --ray (default: two for each server)"
+    )
+    parser.add_argument("--json", action="store_true", help="the report as a JSON object")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.workers is not None and arguments.ray is None:
+        raise InvalidInput("--workers is for --ray; in one process --max-in-flight bounds the load")
+    # pyarrow takes half a second that no other command needs
+    from lasttoken.corpus import CorpusOptions, embed_corpus, run_here
+    from lasttoken.corpus.progress_line import ProgressLine
+
+    runner: Runner = run_here
+    if arguments.ray is not None:
+        from lasttoken.corpus.ray_runner import RayRunner
+
+        runner = RayRunner(address=arguments.ray or None, workers=arguments.workers)
+    urls = arguments.url or os.environ.get("LASTTOKEN_URL", "127.0.0.1:8001").split(",")
+    options = CorpusOptions(
+        inputs=tuple(arguments.inputs),
+        output=arguments.output,
+        model=arguments.model or _only_model(urls),
+        urls=tuple(urls),
+        text_column=arguments.column,
+        columns=None if arguments.columns is None else tuple(arguments.columns.split(",")),
+        vector_column=arguments.vector_column,
+        vector_dtype=arguments.dtype,
+        prompt_name=arguments.prompt_name,
+        instruction=arguments.instruction,
+        rows_per_part=arguments.rows_per_part,
+        compression=arguments.compression,
+        on_refused=arguments.on_refused,
+        server_wait_s=arguments.server_wait,
+        max_in_flight=arguments.max_in_flight,
+        resume=arguments.resume,
+    )
+    line = ProgressLine(sys.stderr)
+    try:
+        report = embed_corpus(options, runner=runner, progress=line)
+    except KeyboardInterrupt:
+        line.end()
+        say(f"interrupted; finished parts are in {arguments.output}, --resume continues")
+        return EXIT_INTERRUPTED
+    except BaseException:
+        line.end()
+        raise
+    line.end()
+    _tell(report, arguments)
+    return 0
+
+
+def _only_model(urls: list[str]) -> str:
+    with EmbeddingClient(urls[0], retry=_RETRY) as client:
+        names = [model.name for model in client.list_models() if model.ready]
+    if len(names) == 1:
+        return names[0]
+    raise ModelNotFound(
+        f"{urls[0]} serves {', '.join(names) or 'no text-embedding model'}; name one with --model"
+    )
+
+
+def _tell(report: CorpusReport, arguments: argparse.Namespace) -> None:
+    counts = report.counts
+    made = counts.rows - report.resumed_rows
+    rate = made / report.seconds if report.seconds > 0 else 0.0
+    if arguments.json:
+        result = {
+            "output": arguments.output,
+            "parts": report.parts,
+            **asdict(counts),
+            "resumed_parts": report.resumed_parts,
+            "resumed_rows": report.resumed_rows,
+            "seconds": round(report.seconds, 3),
+            "rows_per_s": round(rate, 1),
+        }
+        print(json.dumps(result))
+        return
+    print(f"{counts.rows:,} rows in {report.parts:,} parts in {arguments.output}")
+    if report.resumed_rows:
+        say(f"{report.resumed_rows:,} rows were there already")
+    say(f"{made:,} rows in {report.seconds:.1f} s, {rate:,.0f} rows/s")
+    for number, words in (
+        (counts.nulls, "rows have no text and a null vector"),
+        (counts.refused, "texts were refused by the server and have a null vector"),
+        (counts.truncated, "texts were longer than the model's maximum and were cut"),
+    ):
+        if number:
+            say(f"{number:,} {words}")
+
+
+EMBED_CORPUS = Command(
+    name="embed-corpus",
+    summary="embed a column of Parquet files into Parquet files with vectors",
+    add_arguments=_add_arguments,
+    run=_run,
+)
