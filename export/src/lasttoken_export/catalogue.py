@@ -17,6 +17,7 @@ from lasttoken_export.errors import InvalidCatalogue, InvalidOption
 from lasttoken_export.precisions import FLOATS
 
 _NOT_MODELS = ("instructions.json",)
+_GOLDEN_KEYS = {"source", "query_prompt_name", "queries", "passages", "scores"}
 _SOURCE_KEYS = {
     "hub": {"kind", "id", "revision"},
     "pypi": {"kind", "package", "version", "files"},
@@ -56,8 +57,9 @@ class CatalogueEntry:
         tokenizer: Contents of contract.json, validated by the server's own code at export.
         quality: Published figures, each with its source.
         golden_scores: Scores published for example texts: ``source``, ``query_prompt_name``,
-            ``queries``, ``passages`` and ``scores`` ``[queries, passages]``, cosines times 100;
-            None where there are none.
+            ``queries``, ``passages`` and ``scores`` ``[queries, passages]``, cosines times 100, and
+            where they were published in half precision their ``uncertainty``; None where there are
+            none.
         notes: What a reader of the file should know.
 
     Raises:
@@ -101,6 +103,14 @@ class CatalogueEntry:
             raise InvalidCatalogue(
                 f"{self.name}: matryoshka is {self.matryoshka!r}; give dimensions or a minimum, "
                 f"from 1 to {self.dimensions}"
+            )
+        if self.golden_scores is not None and not _are_golden_scores(
+            self.golden_scores, self.tokenizer["prompts"]
+        ):
+            raise InvalidCatalogue(
+                f"{self.name}: golden_scores has the keys {sorted(self.golden_scores)!r}; give "
+                f"{sorted(_GOLDEN_KEYS)!r}, a prompt of the model's, and a score for each query "
+                "and passage"
             )
         if self.tokenizer.get("model") != self.name:
             raise InvalidCatalogue(f"{self.name}: its tokenizer contract names another model")
@@ -150,6 +160,18 @@ def _is_matryoshka(value: Mapping[str, Any], dimensions: int) -> bool:
     else:
         return False
     return bool(sizes) and all(isinstance(s, int) and 1 <= s <= dimensions for s in sizes)
+
+
+def _are_golden_scores(value: Mapping[str, Any], prompts: Mapping[str, str]) -> bool:
+    if value.keys() - {"uncertainty"} != _GOLDEN_KEYS or not value["source"]:
+        return False
+    rows = value["scores"]
+    return (
+        value["query_prompt_name"] in prompts
+        and len(rows) == len(value["queries"])
+        and all(len(row) == len(value["passages"]) for row in rows)
+        and all(abs(score) <= 100 for row in rows for score in row)
+    )
 
 
 @cache

@@ -9,7 +9,12 @@ import pytest
 from lasttoken_export import cli, golden_scores
 from lasttoken_export.catalogue import entry
 from lasttoken_export.commands import verify
-from lasttoken_export.errors import InvalidOption, ModelNotFound, VerificationFailed
+from lasttoken_export.errors import (
+    InvalidCatalogue,
+    InvalidOption,
+    ModelNotFound,
+    VerificationFailed,
+)
 from lasttoken_export.golden_scores import check_golden_scores, compare_scores
 
 MINILM = "all-minilm-l6-v2"
@@ -41,6 +46,50 @@ def test_scores_are_cosines_times_100_queries_by_passages():
 def test_other_scores_are_refused(scores, message):
     with pytest.raises(VerificationFailed, match=message):
         compare_scores(QUERIES, PASSAGES, golden(scores), tolerance=0.05)
+
+
+MODELS_WITH_SCORES = (
+    "bge-m3", "gte-qwen2-7b-instruct", "qwen3-embedding-0.6b", "qwen3-embedding-4b",
+    "qwen3-embedding-8b", "sfr-embedding-2", "sfr-embedding-mistral",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS_WITH_SCORES)
+def test_published_scores_have_their_own_passage_first(name):
+    published = entry(name).golden_scores
+    scores = np.array(published["scores"])
+    assert scores.argmax(axis=1).tolist() == list(range(len(scores)))
+    assert published["source"]
+
+
+def test_what_was_published_in_half_precision_may_be_off_by_more(monkeypatch, tmp_path):
+    written = entry("bge-m3")
+    (tmp_path / "bge_m3" / "1").mkdir(parents=True)
+    (tmp_path / "bge_m3" / "1" / "card.json").write_text('{"precision": "fp32"}')
+    exact = np.array(written.golden_scores["scores"]) / 100
+
+    def embedded(off):
+        def embed(repository, name, texts, prompt_name):  # queries, then the unit vectors
+            return (exact + off).astype(np.float32) if prompt_name else np.eye(2, dtype=np.float32)
+
+        return embed
+
+    monkeypatch.setattr(golden_scores, "_embed", embedded(0.0015))
+    assert check_golden_scores(tmp_path, written).tolerance == 0.2
+    monkeypatch.setattr(golden_scores, "_embed", embedded(0.003))
+    with pytest.raises(VerificationFailed, match=r"0\.2 is allowed"):
+        check_golden_scores(tmp_path, written)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scores": [[1.0, 2.0]]}, {"query_prompt_name": "nothing"}, {"source": ""}, {"more": 1},
+     {"scores": [[1.0, 2.0], [3.0, 101.0]]}],
+)  # fmt: skip
+def test_malformed_scores_are_refused(change):
+    written = entry("bge-m3")
+    with pytest.raises(InvalidCatalogue, match="golden_scores has the keys"):
+        dataclasses.replace(written, golden_scores={**written.golden_scores, **change})
 
 
 def test_sfrs_published_scores_are_in_the_catalogue():
