@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,15 @@ def wait_until(condition, seconds: float = 20.0) -> bool:
     return bool(condition())
 
 
-def shared_memory_of(process_id: int) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"lasttoken_{process_id}_*"))  # noqa: S108
+def shared_memory_of(process_id: int, but: Collection[Path] = ()) -> list[Path]:
+    found = Path("/dev/shm").glob(f"lasttoken_{process_id}_*")  # noqa: S108
+    return [path for path in found if path not in but]
+
+
+@pytest.fixture(autouse=True)
+def others() -> frozenset[Path]:
+    """Shared memory of servers that other tests of this process keep running."""
+    return frozenset(shared_memory_of(os.getpid()))
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # as the kernel writes it
@@ -73,13 +81,13 @@ def listening_addresses(port: int) -> set[str]:
     return {place.split(":")[0] for place in listening if int(place.split(":")[1], 16) == port}
 
 
-def test_from_start_to_stop_nothing_is_left(repository):
+def test_from_start_to_stop_nothing_is_left(repository, others):
     with LocalTriton(repository) as server:
         pid, log_path = server.pid, server.log_path
         places = [server.grpc_url, server.http_url]
         assert server.models() == (MODEL,)
         assert len(group_members(pid)) == 3  # tritonserver and two stubs
-        assert shared_memory_of(os.getpid())
+        assert shared_memory_of(os.getpid(), others)
         with EmbeddingClient(server.grpc_url, MODEL) as client:
             assert np.array_equal(client.embed("text"), toy_vector("text"))
         assert server.metrics_url is not None
@@ -90,7 +98,7 @@ def test_from_start_to_stop_nothing_is_left(repository):
             assert listening_addresses(port) <= LOOPBACK
         assert "Started GRPCInferenceService" in server.log()
     assert wait_until(lambda: not group_members(pid), 5.0)  # SIGKILL takes a moment
-    assert not shared_memory_of(os.getpid())
+    assert not shared_memory_of(os.getpid(), others)
     assert not log_path.exists()
     for place in places:
         assert not listening_addresses(int(place.rsplit(":", 1)[1]))
@@ -113,13 +121,13 @@ def test_the_models_run_in_the_servers_own_environment(repository):
     assert 1e6 < told["timeout"] <= 9e6  # microseconds
 
 
-def test_a_model_that_cannot_load_is_told_with_the_log(repository):
+def test_a_model_that_cannot_load_is_told_with_the_log(repository, others):
     model = repository / f"{MODEL}_encoder" / "1" / "model.py"
     model.write_text("raise RuntimeError('the engine is missing a cylinder')\n")
     server = LocalTriton(repository)
     with pytest.raises(ServerStartFailed, match="missing a cylinder"):
         server.start()
-    assert not shared_memory_of(os.getpid())
+    assert not shared_memory_of(os.getpid(), others)
     with pytest.raises(ServerStopped):
         _ = server.pid
 
@@ -135,7 +143,7 @@ def test_ready_means_that_an_inference_went_through(repository):
         LocalTriton(repository).start()
 
 
-def test_a_server_that_is_too_slow_to_load_is_given_up(repository):
+def test_a_server_that_is_too_slow_to_load_is_given_up(repository, others):
     model = repository / f"{MODEL}_encoder" / "1" / "model.py"
     model.write_text("import time\ntime.sleep(60)\n" + model.read_text())
     server = LocalTriton(repository, ready_timeout_s=1.5, stop_timeout_s=1.0)
@@ -143,7 +151,7 @@ def test_a_server_that_is_too_slow_to_load_is_given_up(repository):
     with pytest.raises(ServerStartFailed, match=r"not ready after 1\.5 s"):
         server.start()
     assert time.monotonic() - begin < 12.0
-    assert not shared_memory_of(os.getpid())
+    assert not shared_memory_of(os.getpid(), others)
 
 
 def test_a_fixed_port_that_is_taken_is_an_error_and_a_free_one_is_chosen_again(
@@ -181,7 +189,7 @@ def test_work_in_flight_is_answered_at_stop(repository):
     assert np.array_equal(answers[0], toy_vector("SLEEP 1.0 s"))
 
 
-def test_a_dead_model_process_is_an_error_and_stop_still_cleans_up(repository):
+def test_a_dead_model_process_is_an_error_and_stop_still_cleans_up(repository, others):
     with LocalTriton(repository, stop_timeout_s=2.0) as server:
         pid = server.pid
         with EmbeddingClient(server.grpc_url, MODEL) as client:
@@ -190,17 +198,17 @@ def test_a_dead_model_process_is_an_error_and_stop_still_cleans_up(repository):
             with pytest.raises(ServerError, match="not healthy"):
                 client.embed("after", timeout_s=5.0)
     assert wait_until(lambda: not group_members(pid), 5.0)  # SIGKILL takes a moment
-    assert not shared_memory_of(os.getpid())
+    assert not shared_memory_of(os.getpid(), others)
 
 
-def test_a_server_that_is_killed_is_told_and_cleaned_up(repository):
+def test_a_server_that_is_killed_is_told_and_cleaned_up(repository, others):
     with LocalTriton(repository) as server:
         pid = server.pid
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ServerStopped, match=r"exit code -9(.|\n)*Started"):
             server.wait(20.0)
     assert wait_until(lambda: not group_members(pid), 5.0)  # SIGKILL takes a moment
-    assert not shared_memory_of(os.getpid())
+    assert not shared_memory_of(os.getpid(), others)
 
 
 def start_serve(repository: Path, *arguments: str) -> tuple[subprocess.Popen[str], dict]:
