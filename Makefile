@@ -13,7 +13,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-export parity gguf-files llama-cpp-parity soak clean
+.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-export precision-table parity gguf-files llama-cpp-parity soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -66,6 +66,9 @@ format: .venv/.dev ## Format the code
 
 bench: .venv/.reference ## Served throughput against the bare engine and sentence-transformers
 	@$(BIN)/lasttoken-perf bench --output build/bench.json
+
+precision-table: .venv/.demo ## Size, memory, speed and quality of each precision; writes docs/measurements/precisions.md
+	@$(BIN)/lasttoken-perf precisions --output docs/measurements/precisions.json --table docs/measurements/precisions.md
 
 soak: .venv/.demo ## 10,000 requests of 64 clients with random cancels and deadlines
 	@$(BIN)/lasttoken-perf soak --output build/soak.json

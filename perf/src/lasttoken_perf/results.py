@@ -40,6 +40,7 @@ Row = dict[str, Any]
 
 FIELDS: dict[str, str] = {
     # What was measured, and under which load.
+    "model": "catalogue name, where a result holds several models",
     "subject": "who answered: 'lasttoken server', 'bare engine', a peer's name",
     "version": "the subject's version",
     "device": "processor or GPU that computed",
@@ -92,6 +93,18 @@ FIELDS: dict[str, str] = {
     "gpu_power_w": "mean power of the GPU",
     "gpu_memory_bytes": "largest memory in use on the GPU",
     "gpu_utilisation": "share of the time that the GPU ran a kernel",
+    # What a precision costs, against fp32 on held-out text.
+    "file_bytes": "graph and weights on disk",
+    "embedding_bytes": "of these the token embedding",
+    "mean_cosine": "mean cosine of a text's vector to its fp32 vector",
+    "p1_cosine": "first percentile of these cosines",
+    "minimum_cosine": "lowest of these cosines",
+    "top10_overlap": "share of a query's ten best documents that fp32 finds too",
+    "ndcg_at_10": "nDCG@10 on the retrieval set",
+    "ndcg_change": "relative change of it from fp32",
+    "ndcg_change_error": "standard error of the change",
+    "bitwise_batch_invariant": "whether vectors are the same, bit by bit, in every batch",
+    "similarity_spearman": "rank correlation of pairs' similarities with those of fp32",
     # Judgement.
     "stable": "whether perf_analyzer found the point stable",
     "discarded": "why the row counts for nothing; absent when it counts",

@@ -1,0 +1,1 @@
+"""Every precision that runs here, side by side: size, memory, speed and quality."""
