@@ -51,7 +51,7 @@ def reference_vectors(
     model = model_graph(checkpoint, precision="fp32", contract=contract, num_layers=layers).build(
         rotary_positions=positions, version=__version__
     )
-    key = _key(checkpoint, model, rows)
+    key = _key(model, rows)
     kept = (cache_folder or default_cache_folder()) / "reference-vectors" / f"{key}.npy"
     if kept.is_file():
         vectors: NDArray[np.float32] = np.load(kept)
@@ -79,20 +79,23 @@ def available_memory_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _key(checkpoint: Checkpoint, model: ir.Model, rows: Sequence[NDArray[np.int32]]) -> str:
+def _key(model: ir.Model, rows: Sequence[NDArray[np.int32]]) -> str:
+    """Digest of a graph, weights and all, and of the rows; the names in the graph do not matter."""
     digest = hashlib.sha256()
-    for name in sorted(checkpoint.names()):
-        array = np.ascontiguousarray(checkpoint.read(name))
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8).data)
+    numbers: dict[ir.Value, int] = {}
     for node in model.graph:
-        inputs = [value.name if value is not None else None for value in node.inputs]
+        inputs = [
+            None if value is None else numbers.setdefault(value, len(numbers))
+            for value in node.inputs
+        ]
         attributes = sorted((name, str(value)) for name, value in node.attributes.items())
         digest.update(repr((node.op_type, node.domain, inputs, attributes)).encode())
-    for name, value in model.graph.initializers.items():
-        constant = value.const_value
-        if constant is not None and not isinstance(constant, ir.LazyTensor):
-            digest.update(name.encode() + constant.numpy().tobytes())
+    weights = model.graph.initializers.values()
+    for value in sorted(weights, key=lambda weight: numbers.get(weight, -1)):
+        if value.const_value is not None:
+            array = np.ascontiguousarray(value.const_value.numpy())
+            digest.update(f"{numbers.get(value)} {array.dtype} {array.shape}".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
     for row in rows:
         digest.update(len(row).to_bytes(4, "little") + row.tobytes())
     return digest.hexdigest()
