@@ -1,0 +1,122 @@
+"""The table of the precisions: its arithmetic, its bars, and an engine process on a real graph."""
+
+import json
+
+import pytest
+
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.exporter import ExportOptions, export_model
+from lasttoken_export.quality.verify_repository import open_artefact
+from lasttoken_perf.errors import PeerFailed
+from lasttoken_perf.precisions.artefacts import file_sizes
+from lasttoken_perf.precisions.engine_process import EngineProcess, rows_of_batch
+from lasttoken_perf.precisions.speed import BARE, SERVED, bare_rows
+from lasttoken_perf.precisions.table import QUALITY, bars, render
+from lasttoken_perf.results import make_result
+from unit.export.checkpoints import tensors, write_folder
+from unit.export.test_export import BYTES_CONFIG, make_entry
+from unit.tokenizer.small import byte_level_tokenizer
+
+
+def quality(precision, **changes):
+    row = {
+        "model": "m", "subject": QUALITY, "precision": precision, "file_bytes": 1000,
+        "embedding_bytes": 250, "mean_cosine": 0.995, "p1_cosine": 0.99, "minimum_cosine": 0.98,
+        "top10_overlap": 0.95, "ndcg_at_10": 0.5, "ndcg_change": -0.004,
+        "ndcg_change_error": 0.001, "bitwise_batch_invariant": True,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def served(precision, *speeds):
+    return [
+        {"model": "m", "subject": SERVED, "precision": precision, "repeat": repeat,
+         "tokens_per_s": speed}
+        for repeat, speed in enumerate(speeds, start=1)
+    ]  # fmt: skip
+
+
+ROWS = [
+    quality("fp32", mean_cosine=1.0),
+    quality("fp16", file_bytes=500),
+    quality("int8"),
+    quality("int4", file_bytes=174, embedding_bytes=87),
+    *served("fp32", 100, 200, 100),
+    *served("int8", 210, 410, 230),
+]
+
+
+def test_a_bar_is_the_median_of_the_repeats_ratios():
+    int8, int4 = bars(ROWS)
+    assert int8.startswith("int8: 2.10 times fp32's served tokens/s (bar 2)")
+    assert int8.endswith("reached")
+    assert "0.348 of fp16's (bar 0.35), of it the token embedding 50% (in fp16 50%)" in int4
+    assert int4.endswith("reached")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [*ROWS[:4], *served("fp32", 100), *served("int8", 199)],
+        [quality("int8", mean_cosine=0.989), *ROWS[4:]],
+        [quality("int8", top10_overlap=0.89), *ROWS[4:]],
+        [quality("int8")],
+    ],
+)
+def test_a_bar_that_is_missed_says_so(rows):
+    assert bars(rows)[0].endswith("missed")
+
+
+@pytest.mark.parametrize("changes", [{"file_bytes": 176}, {"mean_cosine": 0.979}])
+def test_the_bar_of_int4_has_two_sides(changes):
+    rows = [quality("fp16", file_bytes=500), quality("int4", **{"file_bytes": 174, **changes})]
+    assert bars(rows)[0].endswith("missed")
+
+
+def test_the_table_is_written_from_the_result():
+    rows = [*ROWS, {"model": "m", "subject": QUALITY, "precision": "fp8", "discarded": "no kernel"}]
+    rows.append({"model": "m", "subject": BARE, "precision": "int8", "repeat": 1,
+                 "variant": "batches of 256 tokens", "tokens_per_s": 4321.0,
+                 "rss_bytes": 123_000_000})  # fmt: skip
+    result = make_result(
+        kind="precisions", what="a test", rows=rows, settings={"clients": 4, "pairs": 30}
+    )
+    text = "\n".join(render(json.loads(json.dumps(result))))
+    assert "| int8 | ONNX Runtime CPU | 0 | 25% | 123 | - | 4321 | - | 230 | 2.10 |" in text
+    assert "| int4 | 0.99500 | 0.99000 | 0.98000 | 0.950 | 0.5000 | -0.40% ± 0.10% | yes |" in text
+    assert "- fp8 is not in the table: no kernel" in text
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory):
+    root = tmp_path_factory.mktemp("precisions")
+    folder = write_folder(root / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    options = ExportOptions(output=root / "repository", triton_name="small_fp32")
+    export_model(open_checkpoint(folder), make_entry(), options)
+    return open_artefact(root / "repository/small_fp32")
+
+
+def test_an_engine_is_timed_in_a_process_of_its_own(artefact):
+    rows = bare_rows([artefact], repeats=2, say=lambda message: None)
+    assert [row["variant"] for row in rows if row["repeat"] == 2] == [
+        "batches of 64 tokens", "batches of 256 tokens", "batches of 512 tokens"
+    ]  # fmt: skip
+    for row in rows:
+        assert row["tokens_per_s"] == pytest.approx(2048 / row["seconds"])
+        assert row["rss_bytes"] > 20e6
+    ids, lengths = rows_of_batch(256, vocab_size=259)
+    assert (len(ids), lengths.tolist()) == (256, [64] * 4)
+    assert 0 <= ids.min() <= ids.max() < 259
+
+
+def test_an_engine_that_cannot_load_is_reported(artefact, tmp_path):
+    with pytest.raises(PeerFailed, match="ended with 1"):
+        EngineProcess(tmp_path / "none.onnx", vocab_size=259)
+
+
+def test_the_share_of_the_embedding_is_read_from_the_file(artefact):
+    sizes = file_sizes(artefact)
+    assert sizes["embedding_bytes"] == 259 * 32 * 4
+    data = artefact.graph.with_name("encoder.onnx.data").stat().st_size
+    assert sizes["file_bytes"] == data + artefact.graph.stat().st_size
