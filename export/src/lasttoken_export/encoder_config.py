@@ -18,6 +18,8 @@ from lasttoken_export.errors import InvalidCheckpoint, UnsupportedArchitecture
 BERT_ARCHITECTURES = ("BertModel", "BertForMaskedLM", "XLMRobertaModel", "XLMRobertaForMaskedLM")
 NOMIC_ARCHITECTURES = ("NomicBertModel",)
 ARCHITECTURES = BERT_ARCHITECTURES + NOMIC_ARCHITECTURES
+_NOMIC_TRAINED_POSITIONS = 2048
+"""What NomicBERT's own configuration means where it says nothing."""
 GGUF_ARCHITECTURES = ("bert", "nomic-bert")
 """Names of the same in GGUF files; llama.cpp writes XLM-RoBERTa as ``bert``."""
 
@@ -242,6 +244,12 @@ class EncoderConfig:
                 f"config.json scales rotary positions: {rope!r}; only the default type is "
                 "implemented"
             )
+        positions = int(either("n_positions", "max_position_embeddings"))
+        # Behind these the authors' code changes the rotary base with the length of the batch, or
+        # (without a scaling factor) goes on untrained: neither is served.
+        trained = config.get("max_trained_positions")
+        if trained is None:
+            trained = _NOMIC_TRAINED_POSITIONS if "n_positions" in config else positions
         hidden = int(either("n_embd", "hidden_size"))
         theta = config.get("rotary_emb_base", rope.get("rope_theta", 1000.0))
         return cls(
@@ -253,7 +261,7 @@ class EncoderConfig:
             vocab_size=int(config["vocab_size"]),
             type_vocab_size=int(config.get("type_vocab_size", 2)),
             layer_norm_eps=float(either("layer_norm_epsilon", "layer_norm_eps")),
-            max_positions=int(either("n_positions", "max_position_embeddings")),
+            max_positions=min(positions, int(trained)),
             rope_theta=float(theta),
         )
 

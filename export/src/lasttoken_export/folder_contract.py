@@ -51,8 +51,11 @@ def entry_of_folder(folder: Path, checkpoint: ModelFiles) -> CatalogueEntry:
     location = Path(checkpoint.location).resolve().name.lower()
     name = re.sub(r"[^a-z0-9.]+", "-", location).strip("-.") or "model"
     settings = _read(folder / "config_sentence_transformers.json") or {}
+    model_config = _read(folder / "config.json") or {}
     decoder = isinstance(config, DecoderConfig)
-    causal = decoder and (_read(folder / "config.json") or {}).get("is_causal") is not False
+    causal = decoder and model_config.get("is_causal") is not False
+    _refuse_code_of_its_own(folder, config, model_config)
+    _refuse_other_vectors(folder, config, settings)
     family = config.architecture
     return CatalogueEntry(
         name=name,
@@ -70,6 +73,41 @@ def entry_of_folder(folder: Path, checkpoint: ModelFiles) -> CatalogueEntry:
         golden_scores=None,
         notes="Read from the files of its folder.",
     )
+
+
+def _refuse_code_of_its_own(
+    folder: Path, config: ServedConfig, model_config: Mapping[str, Any]
+) -> None:
+    """Refuse a model whose own code may attend in other directions than its architecture does.
+
+    NomicBERT's own code is what its graph was built from.
+    """
+    has_code = "AutoModel" in (model_config.get("auto_map") or {})
+    says = config.architecture == "NomicBertModel" or (
+        isinstance(config, DecoderConfig) and "is_causal" in model_config
+    )
+    if has_code and not says:
+        raise AmbiguousModel(
+            f"{folder} brings code of its own (auto_map of config.json), which is never run and "
+            f"may attend in another direction than {config.architecture}; {_WAY_OUT}"
+        )
+
+
+def _refuse_other_vectors(folder: Path, config: ServedConfig, settings: Mapping[str, Any]) -> None:
+    """Refuse vectors that are meant to be cut, or compared without being normalised."""
+    modules = [str(module["type"]) for module in _read(folder / "modules.json") or []]
+    similarity = settings.get("similarity_fn_name")
+    if similarity not in (None, "cosine") and not any("Normalize" in kind for kind in modules):
+        raise AmbiguousModel(
+            f"{folder} compares vectors of any length by {similarity!r}; only L2-normalised "
+            f"vectors are served; {_WAY_OUT}"
+        )
+    size = settings.get("truncate_dim")
+    if size is not None and size != config.hidden_size:
+        raise AmbiguousModel(
+            f"{folder} cuts its vectors to {size!r} elements, the server gives all "
+            f"{config.hidden_size}: ask the client for fewer, and {_WAY_OUT}"
+        )
 
 
 def _pooling(folder: Path) -> str:
@@ -107,6 +145,12 @@ def _tokenizer_contract(
     tokenizer.no_truncation()
     tokenizer.no_padding()
     before, behind = _special_tokens(folder, tokenizer)
+    lowers = (_read(folder / "sentence_bert_config.json") or {}).get("do_lower_case")
+    if lowers and tokenizer.encode("A B").ids != tokenizer.encode("a b").ids:
+        raise AmbiguousModel(
+            f"{folder} lowers its texts before they are tokenized, which its tokenizer.json does "
+            f"not: put a Lowercase normalizer into that, or {_WAY_OUT}"
+        )
     if _pooling(folder) == "last_token" and not behind:
         raise AmbiguousModel(
             f"{folder} pools the last token and its tokenizer puts none behind the text; published "

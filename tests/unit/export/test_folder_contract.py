@@ -143,3 +143,35 @@ def test_a_broken_file_is_named(folder):
 def test_like_must_be_in_the_catalogue(folder, tmp_path):
     with pytest.raises(InvalidOption, match="'nothing' is not in the catalogue"):
         cli.find_entry(str(folder), "nothing", open_checkpoint(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "m.M"}}, "brings code of its own"),
+        ("config_sentence_transformers.json", {"truncate_dim": 16}, "cuts its vectors to 16"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "lowers its texts"),
+    ],
+)
+def test_what_would_change_the_vector_unseen_is_refused(folder, file, content, message):
+    before = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps(before | content))
+    with pytest.raises(AmbiguousModel, match=message):
+        read(folder)
+
+
+def test_a_decoder_with_code_of_its_own_may_say_how_it_attends(folder):
+    config = {**BYTES_CONFIG, "auto_map": {"AutoModel": "m.M"}, "is_causal": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read(folder).attention == "bidirectional"
+
+
+def test_lengths_may_matter_only_where_vectors_are_normalised(folder):
+    settings = folder / "config_sentence_transformers.json"
+    settings.write_text('{"similarity_fn_name": "dot", "truncate_dim": 32}')
+    read(folder)
+    write_modules(folder, MODULES[:2])
+    with pytest.raises(AmbiguousModel, match="by 'dot'; only L2-normalised"):
+        read(folder)
+    settings.write_text('{"similarity_fn_name": "cosine"}')
+    read(folder)
