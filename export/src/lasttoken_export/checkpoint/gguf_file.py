@@ -52,6 +52,7 @@ class GgufFile:
         self.location = location or path.name
         self.revision = revision
         self._path = path
+        self.folder = path.parent
         self._metadata, self._stored = _read_directory(path)
         self.config: ModelConfig = read_gguf_config(
             self._metadata, {name: stored.shape for name, stored in self._stored.items()}

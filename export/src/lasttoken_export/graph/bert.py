@@ -7,27 +7,26 @@ import onnx_ir as ir
 
 from lasttoken_export.graph.attention import build_attention, build_key_mask
 from lasttoken_export.graph.encoder import EncoderGraph
+from lasttoken_export.graph.linear_layer import Fold
+from lasttoken_export.graph.packed_graph import LayerContext
 from lasttoken_export.graph.packed_rows import PackedRows
 
 
 class BertGraph(EncoderGraph):
     """See `PackedGraph`."""
 
-    def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
+    def _context(self, rows: PackedRows, rotary_positions: int) -> LayerContext:
         del rotary_positions  # positions are learned
-        graph = self._graph
-        key_mask = build_key_mask(graph, rows)
-        with graph.scope("embeddings"):
-            hidden = self._embeddings(input_ids, rows)
-        for index in range(self._num_layers):
-            with graph.scope(f"layers.{index}"):
-                hidden = self._layer(f"encoder.layer.{index}", hidden, rows, key_mask)
-        return hidden
+        return LayerContext(rows=rows, rotary=None, key_mask=build_key_mask(self._graph, rows))
 
     def _embeddings(self, input_ids: ir.Value, rows: PackedRows) -> ir.Value:
+        with self._graph.scope("embeddings"):
+            return self._positioned(input_ids, rows)
+
+    def _positioned(self, input_ids: ir.Value, rows: PackedRows) -> ir.Value:
         graph, config, size = self._graph, self._config, self._config.hidden_size
-        words = self._tensor("embeddings.word_embeddings.weight", (config.vocab_size, size))
-        hidden = graph.op("Gather", [words, input_ids], "word_embeddings", {"axis": 0})
+        words = "embeddings.word_embeddings.weight"
+        hidden = self._embed(words, (config.vocab_size, size), input_ids)
         table = self._tensor(
             "embeddings.position_embeddings.weight",
             (config.max_positions + config.position_offset, size),
@@ -46,30 +45,32 @@ class BertGraph(EncoderGraph):
         hidden = graph.op("Add", [hidden, learned], "positioned")
         return self._norm("embeddings.LayerNorm", hidden)
 
-    def _layer(
-        self, prefix: str, hidden: ir.Value, rows: PackedRows, key_mask: ir.Value
-    ) -> ir.Value:
+    def _layer(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
         graph, config, size = self._graph, self._config, self._config.hidden_size
+        prefix = f"encoder.layer.{index}"
+        # What enters the other layers is a residual too, or comes out of GELU: it cannot be scaled.
+        out_fold = Fold.one_to_one(f"{prefix}.attention.output.dense", size)
         qkv = self._linear(
             [(f"{prefix}.attention.self.{part}", size) for part in ("query", "key", "value")],
             hidden,
             size,
             f"{prefix}.attention.self.qkv",
             bias=True,
+            smooths=[(out_fold, 2 * size)],
         )
         queries_keys, values = graph.split(qkv, [2 * size, size], ["queries_keys", "values"])
         attended = build_attention(
             graph,
             queries_keys,
             values,
-            rows,
+            context.rows,
             num_heads=config.num_heads,
             num_kv_heads=config.num_heads,
             head_dim=config.head_dim,
-            key_mask=key_mask,
+            key_mask=context.key_mask,
         )
         projected = self._linear(
-            [(f"{prefix}.attention.output.dense", size)], attended, size, bias=True
+            [(out_fold.linear, size)], attended, size, bias=True, fold=out_fold
         )
         hidden = graph.op("Add", [projected, hidden], "attention_residual")
         hidden = self._norm(f"{prefix}.attention.output.LayerNorm", hidden)

@@ -13,13 +13,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lasttoken_export.decoder_config import DecoderConfig
-from lasttoken_export.graph.attention import (
-    RotaryCaches,
-    build_attention,
-    build_key_mask,
-    build_rotary,
-)
-from lasttoken_export.graph.packed_graph import PackedGraph
+from lasttoken_export.graph.attention import build_attention, build_key_mask, build_rotary
+from lasttoken_export.graph.linear_layer import Fold
+from lasttoken_export.graph.packed_graph import LayerContext, PackedGraph
 from lasttoken_export.graph.packed_rows import PackedRows
 
 
@@ -32,39 +28,47 @@ class DecoderGraph(PackedGraph):
         assert isinstance(config, DecoderConfig)
         return config
 
-    def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
-        graph, config = self._graph, self._config
+    def _context(self, rows: PackedRows, rotary_positions: int) -> LayerContext:
+        config = self._config
         rotary = self._rotary_caches(
             theta=config.rope_theta, head_dim=config.head_dim, positions=rotary_positions
         )
         causal = self._contract.attention == "causal"
-        key_mask = None if causal else build_key_mask(graph, rows)
-        embeddings = self._tensor("embed_tokens.weight", (config.vocab_size, config.hidden_size))
-        hidden = graph.op("Gather", [embeddings, input_ids], "token_embeddings", {"axis": 0})
-        for index in range(self._num_layers):
-            with graph.scope(f"layers.{index}"):
-                hidden = self._attention_block(index, hidden, rows, rotary, key_mask)
-                hidden = self._mlp_block(index, hidden)
-        return hidden
+        key_mask = None if causal else build_key_mask(self._graph, rows)
+        return LayerContext(rows=rows, rotary=rotary, key_mask=key_mask)
+
+    def _embeddings(self, input_ids: ir.Value, rows: PackedRows) -> ir.Value:
+        del rows  # positions enter in the layers
+        shape = (self._config.vocab_size, self._config.hidden_size)
+        return self._embed("embed_tokens.weight", shape, input_ids)
+
+    def _layer(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
+        hidden = self._attention_block(index, hidden, context)
+        return self._mlp_block(index, hidden)
 
     def _final_norm(self, hidden: ir.Value) -> ir.Value:
         return self._rms_norm("norm", hidden)
 
-    def _attention_block(
-        self,
-        index: int,
-        hidden: ir.Value,
-        rows: PackedRows,
-        rotary: RotaryCaches,
-        key_mask: ir.Value | None,
-    ) -> ir.Value:
+    def _attention_block(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
         graph, config, prefix = self._graph, self._config, f"layers.{index}"
         q_size, kv_size = config.queries_size, config.keys_size
-        normed = self._rms_norm(f"{prefix}.input_layernorm", hidden)
+        assert context.rotary is not None
+        qkv_fold = Fold.one_to_one(f"{prefix}.self_attn.qkv_proj", config.hidden_size)
+        # Attention mixes values without changing their channel; grouped heads share values.
+        out_fold = Fold(
+            linear=f"{prefix}.self_attn.o_proj",
+            channels=np.arange(kv_size)
+            .reshape(config.num_kv_heads, 1, config.head_dim)
+            .repeat(config.num_heads // config.num_kv_heads, axis=1)
+            .ravel(),
+            size=kv_size,
+        )
+        normed = self._rms_norm(f"{prefix}.input_layernorm", hidden, smooths=qkv_fold)
         qkv = self._linear(
             [(f"{prefix}.self_attn.{part}_proj", size)
              for part, size in (("q", q_size), ("k", kv_size), ("v", kv_size))],
-            normed, config.hidden_size, f"{prefix}.self_attn.qkv_proj", bias=config.qkv_bias,
+            normed, config.hidden_size, qkv_fold.linear, bias=config.qkv_bias,
+            fold=qkv_fold, smooths=[(out_fold, q_size + kv_size)],
         )  # fmt: skip
         queries_keys, values = graph.split(
             qkv, [q_size + kv_size, kv_size], ["queries_keys", "values"]
@@ -74,31 +78,35 @@ class DecoderGraph(PackedGraph):
         heads = config.num_heads + config.num_kv_heads
         attended = build_attention(
             graph,
-            build_rotary(graph, queries_keys, rows, rotary, heads=heads),
+            build_rotary(graph, queries_keys, context.rows, context.rotary, heads=heads),
             values,
-            rows,
+            context.rows,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            key_mask=key_mask,
+            key_mask=context.key_mask,
         )
         projected = self._linear(
-            [(f"{prefix}.self_attn.o_proj", config.hidden_size)], attended, q_size
+            [(out_fold.linear, config.hidden_size)], attended, q_size, fold=out_fold
         )
         return graph.op("Add", [hidden, projected], "attention_residual")
 
     def _mlp_block(self, index: int, hidden: ir.Value) -> ir.Value:
         graph, config, prefix = self._graph, self._config, f"layers.{index}"
-        normed = self._rms_norm(f"{prefix}.post_attention_layernorm", hidden)
+        inner = config.intermediate_size
+        gate_up_fold = Fold.one_to_one(f"{prefix}.mlp.gate_up_proj", config.hidden_size)
+        down_fold = Fold.one_to_one(f"{prefix}.mlp.down_proj", inner)
+        normed = self._rms_norm(f"{prefix}.post_attention_layernorm", hidden, smooths=gate_up_fold)
         gate_up = self._linear(
-            [(f"{prefix}.mlp.{part}_proj", config.intermediate_size) for part in ("gate", "up")],
-            normed, config.hidden_size, f"{prefix}.mlp.gate_up_proj",
+            [(f"{prefix}.mlp.{part}_proj", inner) for part in ("gate", "up")],
+            normed, config.hidden_size, gate_up_fold.linear,
+            fold=gate_up_fold, smooths=[(down_fold, inner)],
         )  # fmt: skip
-        gate, up = graph.split(gate_up, [config.intermediate_size] * 2, ["gate", "up"])
+        gate, up = graph.split(gate_up, [inner] * 2, ["gate", "up"])
         silu = graph.op("Mul", [gate, graph.op("Sigmoid", [gate], "gate_sigmoid")], "silu")
         activated = graph.op("Mul", [silu, up], "activated")
         down = self._linear(
-            [(f"{prefix}.mlp.down_proj", config.hidden_size)], activated, config.intermediate_size
+            [(down_fold.linear, config.hidden_size)], activated, inner, fold=down_fold
         )
         return graph.op("Add", [hidden, down], "mlp_residual")
 
@@ -129,10 +137,11 @@ class DecoderGraph(PackedGraph):
         flat = graph.constant(np.asarray([-1, sum(heads) * head_dim], np.int64))
         return graph.op("Reshape", [weighted, flat], "queries_keys_normed")
 
-    def _rms_norm(self, name: str, value: ir.Value) -> ir.Value:
+    def _rms_norm(self, name: str, value: ir.Value, *, smooths: Fold | None = None) -> ir.Value:
+        weight = self._tensor(f"{name}.weight", (self._config.hidden_size,), smooths=smooths)
         return self._graph.op(
             "RMSNormalization",
-            [value, self._tensor(f"{name}.weight", (self._config.hidden_size,))],
+            [value, weight],
             name.rpartition(".")[2],
             {"axis": -1, "epsilon": self._config.rms_norm_eps, "stash_type": 1},
         )

@@ -11,7 +11,8 @@ from lasttoken_export.graph.bert import BertGraph
 from lasttoken_export.graph.decoder import DecoderGraph
 from lasttoken_export.graph.nomic_bert import NomicBertGraph
 from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
-from lasttoken_export.precisions import FLOATS, find_precision, float_type
+from lasttoken_export.precisions import FLOATS, PRECISIONS, find_precision, float_type
+from lasttoken_export.quantisation.calibration import Calibration
 
 
 def model_graph(
@@ -22,6 +23,7 @@ def model_graph(
     target: str = "onnxruntime",
     safe: Collection[str] = FLOATS,
     num_layers: int | None = None,
+    calibration: Calibration | None = None,
 ) -> PackedGraph:
     """Return the builder of a checkpoint's graph.
 
@@ -32,9 +34,11 @@ def model_graph(
         target: One of `precisions.TARGETS`.
         safe: Float types in which the model's activations stay in range.
         num_layers: Only so many of the first layers, for a check; None for all.
+        calibration: Of `calibrate_model`, for the precisions that are calibrated.
 
     Raises:
-        InvalidOption: The target cannot run the precision, or no float type is safe.
+        InvalidOption: The target cannot run the precision, no float type is safe, or the precision
+            is calibrated and there is no calibration.
         UnsupportedArchitecture: The contract asks for causal attention of an encoder.
     """
     config = checkpoint.config
@@ -45,8 +49,10 @@ def model_graph(
             f"{precision} on {target} computes in {wanted}, in which the model is not safe; choose "
             "fp32"
         )
-    if found != precision:
-        raise InvalidOption(f"{precision} graphs are not written yet; choose fp32 or fp16")
+    if PRECISIONS[precision].is_calibrated and calibration is None:
+        raise InvalidOption(
+            f"{precision} needs a calibration; make one with calibrate_model and give it here"
+        )
     kind: type[PackedGraph]
     if isinstance(config, DecoderConfig):
         kind = DecoderGraph
@@ -57,4 +63,12 @@ def model_graph(
         )
     else:
         kind = NomicBertGraph if config.is_nomic else BertGraph
-    return kind(checkpoint, precision=precision, contract=contract, num_layers=num_layers)
+    return kind(
+        checkpoint,
+        precision=precision,
+        contract=contract,
+        num_layers=num_layers,
+        target=target,
+        float_type=found,
+        calibration=calibration,
+    )

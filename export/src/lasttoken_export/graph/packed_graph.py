@@ -15,8 +15,13 @@ from numpy.typing import NDArray
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.attention import RotaryCaches, rotary_cache_arrays
 from lasttoken_export.graph.builder import GraphBuilder
+from lasttoken_export.graph.linear import LinearLayers
+from lasttoken_export.graph.linear_layer import Fold, LinearLayer
 from lasttoken_export.graph.packed_rows import PackedRows, build_packed_rows
 from lasttoken_export.graph.pooling import POOLINGS, build_l2_normalize, build_layer_norm
+from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quantisation.calibration import Calibration
+from lasttoken_export.quantisation.weights import int8_channel_scales, to_int8
 
 FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
     "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
@@ -41,14 +46,48 @@ class EmbeddingContract:
     layer_norm: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerContext:
+    """What all layers share.
+
+    Attributes:
+        rows: The batch's indices.
+        rotary: Caches of rotary positions; None where positions are learned.
+        key_mask: Of `build_key_mask` for bidirectional attention; None for causal attention.
+    """
+
+    rows: PackedRows
+    rotary: RotaryCaches | None
+    key_mask: ir.Value | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationLayer:
+    """The graph of one layer of a model, for calibration.
+
+    Attributes:
+        model: Its first output is the layer's, then come the inputs of its linear layers.
+        linears: These linear layers.
+        needs_hidden: Whether its input is ``hidden``; the first layer begins with the tokens.
+    """
+
+    model: ir.Model
+    linears: tuple[LinearLayer, ...]
+    needs_hidden: bool
+
+
 class PackedGraph(ABC):
     """Builds the graph of one checkpoint in one precision.
 
     Args:
         checkpoint: The weights, read when the graph is saved.
-        precision: One of `FLOAT_TYPES`.
+        precision: One of `PRECISIONS`.
         contract: Pooling and attention.
         num_layers: Only so many of the first layers, for a check; None for all.
+        target: One of `precisions.TARGETS`.
+        float_type: Float type of what is not quantised, one of `FLOAT_TYPES`; None for the
+            precision's own.
+        calibration: Scales of a calibrated precision; None for the others.
     """
 
     def __init__(
@@ -58,12 +97,27 @@ class PackedGraph(ABC):
         precision: str,
         contract: EmbeddingContract | None = None,
         num_layers: int | None = None,
+        target: str = "onnxruntime",
+        float_type: str | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._num_layers = num_layers or checkpoint.config.num_layers
         self._contract = contract or EmbeddingContract()
-        self._dtype, self._numpy_dtype = FLOAT_TYPES[precision]
+        self._dtype, self._numpy_dtype = FLOAT_TYPES[float_type or precision]
         self._graph = GraphBuilder("packed_embedder")
+        self._linears = LinearLayers(
+            self._graph,
+            checkpoint,
+            precision=precision,
+            target=target,
+            dtype=self._dtype,
+            numpy_dtype=self._numpy_dtype,
+            calibration=calibration,
+        )
+        # TensorRT takes int8 only between QuantizeLinear and DequantizeLinear.
+        self._int8_embeddings = not PRECISIONS[precision].is_float and target == "onnxruntime"
+        self._recorded: list[tuple[LinearLayer, ir.Value]] = []
 
     def build(self, *, rotary_positions: int, version: str) -> ir.Model:
         """Return the model; its weights are read only when it is saved.
@@ -84,7 +138,11 @@ class PackedGraph(ABC):
         row_lengths = graph.input("row_lengths", ir.DataType.INT32, ["rows"])
         slots = graph.input("slots", ir.DataType.INT32, ["longest_row"])
         rows = build_packed_rows(graph, input_ids, row_lengths, slots)
-        hidden = self._body(input_ids, rows, rotary_positions)
+        context = self._context(rows, rotary_positions)
+        hidden = self._embeddings(input_ids, rows)
+        for index in range(self._num_layers):
+            with graph.scope(f"layers.{index}"):
+                hidden = self._layer(index, hidden, context)
         pool = POOLINGS[self._contract.pooling]
         if self._contract.pooling == "mean":
             pooled = pool(graph, self._final_norm(hidden), rows)
@@ -96,9 +154,47 @@ class PackedGraph(ABC):
         embedding.shape = ir.Shape(["rows", dimensions])
         return graph.model([embedding], producer="lasttoken-export", version=version)
 
+    def build_layer(self, index: int, *, rotary_positions: int) -> CalibrationLayer:
+        """Return the graph of one layer, which needs the memory of that layer only.
+
+        Args:
+            index: The layer, from 0.
+            rotary_positions: Rows of the cos/sin caches; no batch may have more tokens.
+        """
+        graph = self._graph
+        input_ids = graph.input("input_ids", ir.DataType.INT32, ["tokens"])
+        row_lengths = graph.input("row_lengths", ir.DataType.INT32, ["rows"])
+        slots = graph.input("slots", ir.DataType.INT32, ["longest_row"])
+        rows = build_packed_rows(graph, input_ids, row_lengths, slots)
+        context = self._context(rows, rotary_positions)
+        if index == 0:
+            hidden = self._embeddings(input_ids, rows)
+        else:
+            size = self._checkpoint.config.hidden_size
+            hidden = graph.input("hidden", self._dtype, ["tokens", size])
+        with graph.scope(f"layers.{index}"):
+            hidden = self._layer(index, hidden, context)
+        # The same value may enter two layers; an output must be there once.
+        outputs = [hidden, *(graph.op("Identity", [v], "input") for _, v in self._recorded)]
+        for output in outputs:
+            output.dtype = self._dtype
+        return CalibrationLayer(
+            model=graph.model(outputs, producer="lasttoken-export", version="0"),
+            linears=tuple(layer for layer, _ in self._recorded),
+            needs_hidden=index > 0,
+        )
+
     @abstractmethod
-    def _body(self, input_ids: ir.Value, rows: PackedRows, rotary_positions: int) -> ir.Value:
-        """Record everything up to the hidden states ``[T, hidden]``."""
+    def _context(self, rows: PackedRows, rotary_positions: int) -> LayerContext:
+        """Record what all layers share."""
+
+    @abstractmethod
+    def _embeddings(self, input_ids: ir.Value, rows: PackedRows) -> ir.Value:
+        """Record what comes before the first layer: ``[T, hidden]``."""
+
+    @abstractmethod
+    def _layer(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
+        """Record one layer: ``[T, hidden]`` to ``[T, hidden]``."""
 
     def _final_norm(self, hidden: ir.Value) -> ir.Value:
         """Record the norm behind the last layer, where there is one."""
@@ -112,6 +208,8 @@ class PackedGraph(ABC):
         name: str | None = None,
         *,
         bias: bool = False,
+        fold: Fold | None = None,
+        smooths: Sequence[tuple[Fold, int]] = (),
     ) -> ir.Value:
         """Multiply by the weights of one or several linear layers, side by side.
 
@@ -121,33 +219,52 @@ class PackedGraph(ABC):
             in_features: Input elements.
             name: Name in the graph; None for the only part's.
             bias: Whether they have biases.
+            fold: Where the smoothing of ``value`` goes; None where nothing upstream can take it.
+            smooths: Layers whose smoothing goes into this one: each with the first of the output
+                columns that it divides.
         """
-        name = name or parts[0][0]
-        size = sum(part_size for _, part_size in parts)
-
-        def read() -> NDArray[Any]:
-            fused = np.empty((in_features, size), self._numpy_dtype)
-            column = 0
-            for part, part_size in parts:
-                fused[:, column : column + part_size] = self._checkpoint.read(f"{part}.weight").T
-                column += part_size
-            return fused
-
-        def read_bias() -> NDArray[Any]:
-            fused = np.empty(size, self._numpy_dtype)
-            place = 0
-            for part, part_size in parts:
-                fused[place : place + part_size] = self._checkpoint.read(f"{part}.bias")
-                place += part_size
-            return fused
-
-        weight = self._graph.weight(f"{name}.weight", (in_features, size), self._dtype, read)
-        short_name = name.rpartition(".")[2]
-        product = self._graph.op("MatMul", [value, weight], short_name)
+        layer = LinearLayer(
+            name=name or parts[0][0],
+            parts=tuple(parts),
+            in_features=in_features,
+            bias=bias,
+            fold=fold,
+            smooths=tuple(smooths),
+        )
+        self._recorded.append((layer, value))
+        product = self._linears.multiply(value, layer)
         if not bias:
             return product
-        biases = self._graph.weight(f"{name}.bias", (size,), self._dtype, read_bias)
-        return self._graph.op("Add", [product, biases], f"{short_name}_biased")
+        biases = self._graph.weight(
+            f"{layer.name}.bias",
+            (layer.out_features,),
+            self._dtype,
+            lambda: layer.read_bias(self._checkpoint, self._numpy_dtype, self._linears.smoothing),
+        )
+        return self._graph.op("Add", [product, biases], f"{layer.short_name}_biased")
+
+    def _embed(self, name: str, shape: tuple[int, int], input_ids: ir.Value) -> ir.Value:
+        """Look the tokens up in the table of word embeddings: ``[T, hidden]``."""
+        graph = self._graph
+        if not self._int8_embeddings:
+            return graph.op("Gather", [self._tensor(name, shape), input_ids], "words", {"axis": 0})
+
+        def scales(table: NDArray[Any]) -> NDArray[np.float32]:
+            return int8_channel_scales(table.astype(np.float32).T)[:, None]
+
+        def codes() -> NDArray[Any]:
+            table = self._checkpoint.read(name)
+            return to_int8(table.astype(np.float32), scales(table))
+
+        table = graph.weight(name, shape, ir.DataType.INT8, codes)
+        scale = graph.weight(
+            f"{name}.scale", (shape[0], 1), self._dtype,
+            lambda: scales(self._checkpoint.read(name)).astype(self._numpy_dtype),
+        )  # fmt: skip
+        rows = graph.op("Gather", [table, input_ids], "word_codes", {"axis": 0})
+        floats = graph.op("Cast", [rows], "word_floats", {"to": self._dtype})
+        row_scales = graph.op("Gather", [scale, input_ids], "word_scales", {"axis": 0})
+        return graph.op("Mul", [floats, row_scales], "words")
 
     def _layer_norm(self, name: str, value: ir.Value, *, size: int, epsilon: float) -> ir.Value:
         """Normalise ``[T, size]`` to mean 0 and variance 1, with weight and bias."""
@@ -160,9 +277,16 @@ class PackedGraph(ABC):
             {"axis": -1, "epsilon": epsilon, "stash_type": 1},
         )
 
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> ir.Value:
+    def _tensor(
+        self, name: str, shape: tuple[int, ...], *, smooths: Fold | None = None
+    ) -> ir.Value:
+        """Return a tensor of the checkpoint, divided by the smoothing of a layer that it feeds."""
+
         def read() -> NDArray[Any]:
-            return self._checkpoint.read(name).astype(self._numpy_dtype, copy=False)
+            array = self._checkpoint.read(name)
+            if smooths is not None and (calibration := self._linears.smoothing) is not None:
+                array = array.astype(np.float32) / smooths.divisors(calibration)
+            return array.astype(self._numpy_dtype, copy=False)
 
         return self._graph.weight(name, shape, self._dtype, read)
 

@@ -1,0 +1,1 @@
+"""Quantisation: rounding of weights, smoothing of activations, calibration on texts. No graphs."""

@@ -1,0 +1,235 @@
+"""Calibration: runs texts through a model layer by layer and keeps what quantisation needs.
+
+Every layer's file is written when the layer is done, and so are the hidden states behind it: a
+calibration that was stopped goes on where it was. The folder is named by a digest of all that
+decides the result, so it is found again and never taken for another's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
+from lasttoken_export.graph.linear_layer import LinearLayer
+from lasttoken_export.graph.model_graph import model_graph
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quantisation.calibration import (
+    MANIFEST,
+    Calibration,
+    layer_file,
+    pack_int4,
+)
+from lasttoken_export.quantisation.gptq import gptq_int4
+from lasttoken_export.quantisation.layer_runner import LayerRunner, Tokens, packed_batches
+from lasttoken_export.quantisation.smoothing import find_smoothing
+from lasttoken_export.quantisation.weights import Floats, block_size
+
+SCHEMES = {"int8": "smoothquant-1", "fp8": "smoothquant-1", "int4": "gptq-1"}
+"""How each calibrated precision is calibrated; a change of the arithmetic changes the name."""
+_SAMPLED_TOKENS = 384
+OnLayer = Callable[[int, int], None]
+
+
+def calibrate_model(
+    checkpoint: Checkpoint,
+    rows: Sequence[Tokens],
+    *,
+    precision: str,
+    contract: EmbeddingContract,
+    folder: Path | None = None,
+    seed: int = 0,
+    on_layer: OnLayer | None = None,
+) -> Calibration:
+    """Calibrate a precision, or find what an earlier call with the same arguments left.
+
+    Memory: one layer's weights in float32, the hidden states of all tokens, and for int4 a square
+    matrix of a linear layer's inputs.
+
+    Args:
+        checkpoint: The weights.
+        rows: Token ids of the calibration texts, prompts and special tokens included.
+        precision: One that is calibrated.
+        contract: Pooling and attention.
+        folder: Where calibrations are kept; None for beside the checkpoint.
+        seed: Decides which tokens are sampled.
+        on_layer: Told the layers done and their number.
+    """
+    scheme = SCHEMES[precision]
+    digest = _digest(checkpoint, rows, scheme, contract, seed)
+    kept = (folder or calibrations_folder(checkpoint)) / f"{scheme}-{digest[:16]}"
+    if (kept / MANIFEST).is_file():
+        return Calibration(kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    batches = packed_batches(rows)
+    tokens = sum(map(len, rows))
+    assert PRECISIONS[precision].is_calibrated
+    linears: dict[str, int] = {}
+    layers = checkpoint.config.num_layers
+    first, hidden = _resume(kept, layers)
+    for index in range(first):
+        with np.load(layer_file(kept, index)) as file:
+            linears |= {name.rpartition("/")[0]: index for name in file.files}
+    for index in range(first, layers):
+        if on_layer is not None:
+            on_layer(index, layers)
+        graph = model_graph(checkpoint, precision="fp32", contract=contract)
+        longest = max(sum(map(len, batch)) for batch in batches)
+        layer = graph.build_layer(index, rotary_positions=longest)
+        runner = LayerRunner(layer, kept)
+        observers = [_Observer(linear, tokens, scheme, seed) for linear in layer.linears]
+        outputs = []
+        for output, *inputs in runner.run(batches, hidden):
+            outputs.append(output)
+            for observer, values in zip(observers, inputs, strict=True):
+                observer.see(values)
+        del runner
+        hidden = outputs
+        found: dict[str, Any] = {}
+        for observer in observers:
+            for what, array in observer.result(checkpoint).items():
+                found[f"{observer.linear.name}/{what}"] = array
+            linears[observer.linear.name] = index
+        _save(layer_file(kept, index), found)
+        if index + 1 < layers:
+            _save(_hidden_file(kept, index + 1), dict(enumerate_named(hidden)))
+        _hidden_file(kept, index).unlink(missing_ok=True)
+    if on_layer is not None:
+        on_layer(layers, layers)
+    manifest = {
+        "scheme": scheme,
+        "digest": digest,
+        "texts_sha256": _texts_digest(rows),
+        "texts": len(rows),
+        "tokens": tokens,
+        "seed": seed,
+        "linears": linears,
+    }
+    temporary = kept / f"{MANIFEST}.new"
+    temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    temporary.replace(kept / MANIFEST)
+    return Calibration(kept)
+
+
+def calibrations_folder(checkpoint: Checkpoint) -> Path:
+    """Folder of a checkpoint's calibrations: beside it, or in the cache if that is read-only."""
+    beside = getattr(checkpoint, "folder", None)
+    if beside is not None and os.access(beside, os.W_OK):
+        return Path(beside) / "lasttoken-calibration"
+    return default_cache_folder() / "calibration"
+
+
+class _Observer:
+    """Gathers what is needed of the inputs of one linear layer."""
+
+    def __init__(self, linear: LinearLayer, tokens: int, scheme: str, seed: int) -> None:
+        self.linear = linear
+        self._scheme = scheme
+        size = linear.in_features
+        self._largest = np.zeros(size, np.float32)
+        # The same tokens for every layer.
+        wanted = min(_SAMPLED_TOKENS, tokens)
+        chosen = np.random.default_rng(seed).choice(tokens, wanted, replace=False)
+        self._chosen = np.sort(chosen)
+        self._seen = 0
+        self._sample: list[Floats] = []
+        self._gram = np.zeros((size, size), np.float32) if scheme.startswith("gptq") else None
+
+    def see(self, values: Floats) -> None:
+        """Take the inputs of a batch: ``[tokens, in]``."""
+        if self._gram is not None:
+            # Each token counts alike, however massive its activations are.
+            lengths = np.sqrt(np.square(values).mean(axis=1, keepdims=True)) + 1e-9
+            unit = values / lengths
+            self._gram += unit.T @ unit
+            return
+        np.maximum(self._largest, np.abs(values).max(axis=0), out=self._largest)
+        here = self._chosen[(self._chosen >= self._seen)] - self._seen
+        self._sample.append(values[here[here < len(values)]])
+        self._seen += len(values)
+
+    def result(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the arrays to keep."""
+        weight = self.linear.read_weight(checkpoint, np.dtype(np.float32), None)
+        if self._gram is not None:
+            block = block_size(self.linear.in_features)
+            if block is None:
+                return {}  # refused when the graph is built
+            codes, scales = gptq_int4(weight, self._gram, block)
+            return {"int4_codes": pack_int4(codes), "int4_scales": scales}
+        fold = self.linear.fold
+        found = find_smoothing(
+            weight,
+            np.concatenate(self._sample),
+            self._largest,
+            None if fold is None else fold.channels,
+        )
+        return {
+            "factors": found.factors,
+            "range": np.asarray([found.largest, found.clip], np.float32),
+            "errors": np.asarray([found.static_error, found.row_error], np.float32),
+        }
+
+
+def enumerate_named(arrays: Sequence[Floats]) -> list[tuple[str, Floats]]:
+    """Name arrays by their place, so that a file of them keeps the order."""
+    return [(f"{number:06}", array) for number, array in enumerate(arrays)]
+
+
+def _hidden_file(folder: Path, layer: int) -> Path:
+    return folder / f"hidden-{layer:03}.npz"
+
+
+def _resume(folder: Path, layers: int) -> tuple[int, list[Floats]]:
+    """Return the first layer that is not done, and the hidden states before it."""
+    for index in range(layers - 1, 0, -1):
+        if _hidden_file(folder, index).is_file():
+            with np.load(_hidden_file(folder, index)) as file:
+                return index, [file[name] for name in sorted(file.files)]
+    return 0, []
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    temporary = path.with_name(f"new-{path.name}")
+    np.savez(temporary, **arrays)
+    temporary.replace(path)
+
+
+def _texts_digest(rows: Sequence[Tokens]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(len(row).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(row, np.int32).tobytes())
+    return digest.hexdigest()
+
+
+def _digest(
+    checkpoint: Checkpoint,
+    rows: Sequence[Tokens],
+    scheme: str,
+    contract: EmbeddingContract,
+    seed: int,
+) -> str:
+    """Digest all that decides the result, the bytes of the weights first of all."""
+    digest = hashlib.sha256()
+    for part in (scheme, repr(checkpoint.config), contract.attention, seed, sys.byteorder):
+        digest.update(f"{part}\0".encode())
+    digest.update(_texts_digest(rows).encode())
+    for name in sorted(checkpoint.names()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(checkpoint.read(name)).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def forget(calibration: Calibration) -> None:
+    """Remove a calibration from the disk."""
+    shutil.rmtree(calibration.folder)

@@ -1,0 +1,98 @@
+"""What calibration found, read layer by layer from its folder.
+
+The folder holds a file a layer of the model, ``layer-000.npz``, with arrays named
+``<linear layer>/<what>``, and ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lasttoken_export.quantisation.weights import FP8_LARGEST, Floats
+
+ROWS_ABOVE = 0.0
+FLOATS_ABOVE = 0.02
+"""Mean relative squared errors of a layer's output with static int8 scales; see docs/precisions.md.
+
+Above the first, ONNX Runtime gets a scale a row; above the second, TensorRT keeps the layer in
+floats.
+"""
+MANIFEST = "manifest.json"
+
+
+class Calibration:
+    """A finished calibration.
+
+    Args:
+        folder: Of `calibrate`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+        self._layers: dict[str, int] = self.manifest["linears"]
+        self._load = lru_cache(maxsize=1)(self._load_uncached)
+
+    def factors(self, linear: str) -> Floats:
+        """Return what a linear layer's inputs are divided by: ``[in]``."""
+        return self._array(linear, "factors")
+
+    def is_smoothed(self, linear: str) -> bool:
+        """Whether any factor is not 1."""
+        return bool((self.factors(linear) != 1).any())
+
+    def int8_scale(self, linear: str) -> float:
+        """Return the static scale of its inputs in int8."""
+        largest, clip = self._array(linear, "range")
+        return float(largest * clip / 127)
+
+    def fp8_scale(self, linear: str) -> float:
+        """Return the static scale of its inputs in float8 E4M3."""
+        return float(self._array(linear, "range")[0] / FP8_LARGEST)
+
+    def needs_rows(self, linear: str) -> bool:
+        """Whether its inputs want a scale a row where the runtime can do so."""
+        return float(self._array(linear, "errors")[0]) > ROWS_ABOVE
+
+    def needs_floats(self, linear: str) -> bool:
+        """Whether a static scale would cost too much."""
+        return float(self._array(linear, "errors")[0]) > FLOATS_ABOVE
+
+    def int4_codes(self, linear: str) -> NDArray[np.int8]:
+        """Return its weights' codes: ``[in, out]``, -8 to 7."""
+        return unpack_int4(self._array(linear, "int4_codes"))
+
+    def int4_scales(self, linear: str) -> Floats:
+        """Return the scales of its weights' blocks: ``[in / block, out]``."""
+        return self._array(linear, "int4_scales")
+
+    def _array(self, linear: str, what: str) -> NDArray[Any]:
+        array: NDArray[Any] = self._load(self._layers[linear])[f"{linear}/{what}"]
+        return array
+
+    def _load_uncached(self, layer: int) -> Any:
+        return np.load(layer_file(self.folder, layer))
+
+
+def layer_file(folder: Path, layer: int) -> Path:
+    """Return the path of a layer's file."""
+    return folder / f"layer-{layer:03}.npz"
+
+
+def pack_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Pack codes from -8 to 7, ``[in, out]`` with an even ``in``, two a byte."""
+    nibbles = codes.view(np.uint8) & 0xF
+    return nibbles[0::2] | (nibbles[1::2] << 4)
+
+
+def unpack_int4(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Undo `pack_int4`."""
+    codes = np.empty((2 * packed.shape[0], packed.shape[1]), np.uint8)
+    codes[0::2], codes[1::2] = packed & 0xF, packed >> 4
+    return (codes.astype(np.int8) ^ 8) - 8

@@ -1,0 +1,56 @@
+"""GPTQ: rounding one input after the other, the error of each corrected in those still to come.
+
+Source: GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1; the order by the inputs' size with scales
+fixed beforehand is that of https://github.com/IST-DASLab/gptq (``act-order``, ``static-groups``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lasttoken_export.quantisation.weights import Floats, int4_block_scales
+
+_DAMPING = 0.01
+"""Added to the diagonal, relative to its mean: inputs that hardly vary stay invertible."""
+_BATCH = 64
+
+
+def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8], Floats]:
+    """Round a linear layer's weights to int4 so that its output changes least.
+
+    Args:
+        weight: ``[in, out]``.
+        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products.
+        block: Inputs that share a scale.
+
+    Returns:
+        Codes ``[in, out]`` from -8 to 7 and scales ``[in / block, out]``.
+    """
+    scales = int4_block_scales(weight, block)
+    order = np.argsort(-np.diag(gram), kind="stable")
+    by_input = np.repeat(scales, block, axis=0)[order]  # [in, out]
+    inverse = _inverse_root(gram[np.ix_(order, order)])
+    left = weight[order].astype(np.float32)
+    codes = np.empty(left.shape, np.int8)
+    for start in range(0, len(left), _BATCH):
+        stop = min(start + _BATCH, len(left))
+        errors = np.empty((stop - start, left.shape[1]), np.float32)
+        for row in range(start, stop):
+            codes[row] = np.clip(np.rint(left[row] / by_input[row]), -8, 7)
+            error = (left[row] - codes[row] * by_input[row]) / inverse[row, row]
+            left[row + 1 : stop] -= np.outer(inverse[row, row + 1 : stop], error)
+            errors[row - start] = error
+        left[stop:] -= inverse[start:stop, stop:].T @ errors
+    in_order = np.empty_like(codes)
+    in_order[order] = codes
+    return in_order, scales
+
+
+def _inverse_root(gram: Floats) -> Floats:
+    """Return the upper Cholesky factor of the damped Gram matrix's inverse."""
+    damped = gram.copy()
+    diagonal = np.diag_indices(len(damped))
+    damped[diagonal] += _DAMPING * max(float(damped[diagonal].mean()), 1e-6)
+    root: Floats = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    return np.ascontiguousarray(root)
