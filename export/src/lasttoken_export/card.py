@@ -19,6 +19,8 @@ class Card:
         architecture: Architecture named by the checkpoint.
         graph_form: ``packed``, or ``padded`` where the architecture has no packed graph.
         precision: One of `precisions.PRECISIONS`.
+        calibration: Scheme, digest and number of the texts that its scales come from; None for a
+            precision without.
         runtime: Runtime that the graph was written for.
         pooling: How a text's vector is taken from its tokens.
         dimensions: Elements of a vector.
@@ -45,6 +47,7 @@ class Card:
     architecture: str
     graph_form: str
     precision: str
+    calibration: Mapping[str, Any] | None = None
     runtime: str
     pooling: str
     dimensions: int

@@ -31,6 +31,11 @@ from lasttoken_export.checkpoint import (
     TransformersFolder,
     open_model,
 )
+from lasttoken_export.commands.calibration_arguments import (
+    add_calibration_arguments,
+    calibration_options,
+    layer_progress,
+)
 from lasttoken_export.commands.verify import (
     add_accept_quality,
     print_quality,
@@ -85,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
                         help="Triton model repository; other models in it stay")  # fmt: skip
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32",
+                        help="number format; see docs/precisions.md (%(default)s)")  # fmt: skip
     parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="onnxruntime")
     parser.add_argument("--graph", choices=GRAPHS, default="auto",
                         help="packed: no padding is computed; padded: by optimum, for any other "
@@ -102,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="most tokens waiting; more is refused (%(default)s)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N",
                         help="threads of the CPU runtime; 0: one a core")  # fmt: skip
+    add_calibration_arguments(parser)
     add_plan_arguments(parser)
     parser.add_argument("--encoder", choices=("python", "native"), default="python",
                         help="native: Triton's own ONNX Runtime or TensorRT backend, ragged "
@@ -151,11 +158,13 @@ def _export(options: argparse.Namespace, cache_folder: Path | None) -> int:
         encoder=options.encoder,
         native_batch_size=options.native_batch_size,
         quality=quality,
+        calibration=calibration_options(options, cache_folder),
     )
     with (
         _progress_bar() as on_bytes,
         plan_progress() as on_plan,
         text_progress() as on_texts,
+        layer_progress() as on_layer,
     ):
         if isinstance(checkpoint, TransformersFolder):
             reason = "asked for" if options.graph == "padded" else "no packed graph is known of it"
@@ -170,7 +179,13 @@ def _export(options: argparse.Namespace, cache_folder: Path | None) -> int:
             )
         else:
             report = export_model(
-                checkpoint, entry, chosen, on_bytes=on_bytes, on_plan=on_plan, on_texts=on_texts
+                checkpoint,
+                entry,
+                chosen,
+                on_bytes=on_bytes,
+                on_plan=on_plan,
+                on_texts=on_texts,
+                on_layer=on_layer,
             )
     _print_report(report, as_json=options.json)
     return 0

@@ -30,6 +30,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.native_config import NativeEncoder
 from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
 from lasttoken_export.quality.export_check import QualityOptions, check_export
+from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions, calibrate_entry
 from lasttoken_export.repository import check_disk, staged_model
 from lasttoken_export.tensorrt.callbacks import OnProgress
 from lasttoken_export.tensorrt.plan_step import (
@@ -70,6 +71,7 @@ class ExportOptions:
         encoder: ``python`` for the scheduler's, ``native`` for a backend of Triton's own.
         native_batch_size: Most rows of a batch of a native encoder.
         quality: How the vectors are compared with fp32's before anything is published.
+        calibration: Texts and folder of the precisions that are calibrated; None for the defaults.
 
     Raises:
         InvalidOption: A value is not one of those known, or the runtime cannot run the precision.
@@ -87,6 +89,7 @@ class ExportOptions:
     encoder: str = "python"
     native_batch_size: int = 8
     quality: QualityOptions = field(default_factory=QualityOptions)
+    calibration: CalibrationOptions | None = None
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -131,6 +134,7 @@ def export_model(
     on_bytes: Callable[[int, int], None] | None = None,
     on_plan: OnProgress | None = None,
     on_texts: Callable[[int, int], None] | None = None,
+    on_layer: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Export a checkpoint as three Triton models.
 
@@ -143,6 +147,7 @@ def export_model(
         on_bytes: Told the bytes of weights written and their total.
         on_plan: Told a phase of the plan's build, its steps done and their number.
         on_texts: Told the texts embedded for the comparison with fp32 and their total.
+        on_layer: Told the layers calibrated and their number.
 
     Raises:
         ExportError: The checkpoint, the options or the result are not acceptable; the repository
@@ -163,7 +168,18 @@ def export_model(
     contract = EmbeddingContract(
         pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
     )
+    calibration = None
+    if PRECISIONS[options.precision].is_calibrated:
+        calibration = calibrate_entry(
+            checkpoint,
+            entry,
+            precision=options.precision,
+            max_length=max_length,
+            options=options.calibration,
+            on_layer=on_layer,
+        )
     graph_options: dict[str, Any] = {
+        "calibration": calibration,
         "precision": options.precision,
         "target": options.runtime,
         "safe": entry.precisions,
@@ -266,6 +282,7 @@ def export_model(
             architecture=config.architecture,
             graph_form="packed",
             precision=options.precision,
+            calibration=None if calibration is None else calibration.for_card(),
             runtime=runtime,
             pooling=entry.pooling,
             dimensions=config.hidden_size,

@@ -2,11 +2,11 @@
 
 - Floats: MatMul.
 - int8 on ONNX Runtime's CPU provider: uint8 activations with zero point 128, for which the CPU has
-  instructions. A static scale where calibration found it good enough; elsewhere each row of
-  activations is first divided by its own largest element, so that the scale of all is 1 and the
-  runtime still fuses the product. Neither depends on what else is in the batch.
-- int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear with static scales, in the float type
-  of the graph; a layer that is too sensitive for it stays in floats.
+  instructions. A static scale where calibration found it good enough; elsewhere each row is first
+  divided by its own largest element, so that all share the scale 1: the runtime still
+  fuses the product. Neither depends on what else is in the batch.
+- int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
+  the graph; a layer that is too sensitive for it stays in floats.
 - int8 and int4 weights: DequantizeLinear, in blocks where the runtime knows them.
 """
 
@@ -206,6 +206,11 @@ class LinearLayers:
         graph = self._graph
         shape = (layer.in_features, layer.out_features)
         stored = graph.weight(f"{layer.name}.weight", shape, dtype, codes)
+        if dtype == ir.DataType.INT4 and self._on_cpu:
+            # Folded when the graph is loaded. The runtime's int4 kernel groups rows, and so gives
+            # a text other last bits in other company; its kernel of int8 does not.
+            name = f"{layer.short_name}_codes_int8"
+            stored = graph.op("Cast", [stored], name, {"to": ir.DataType.INT8})
         scale = graph.weight(
             f"{layer.name}.scale", scales_shape, self._dtype,
             lambda: scales().astype(self._numpy_dtype),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from lasttoken_export.quantisation.weights import Floats, block_size
 
 SCHEMES = {"int8": "smoothquant-1", "fp8": "smoothquant-1", "int4": "gptq-1"}
 """How each calibrated precision is calibrated; a change of the arithmetic changes the name."""
-_SAMPLED_TOKENS = 384
+_SAMPLED_TOKENS = 256
 OnLayer = Callable[[int, int], None]
 
 
@@ -47,6 +46,7 @@ def calibrate_model(
     precision: str,
     contract: EmbeddingContract,
     folder: Path | None = None,
+    cache_folder: Path | None = None,
     seed: int = 0,
     on_layer: OnLayer | None = None,
 ) -> Calibration:
@@ -61,12 +61,13 @@ def calibrate_model(
         precision: One that is calibrated.
         contract: Pooling and attention.
         folder: Where calibrations are kept; None for beside the checkpoint.
+        cache_folder: Where they are kept if that is read-only; None for the default.
         seed: Decides which tokens are sampled.
         on_layer: Told the layers done and their number.
     """
     scheme = SCHEMES[precision]
     digest = _digest(checkpoint, rows, scheme, contract, seed)
-    kept = (folder or calibrations_folder(checkpoint)) / f"{scheme}-{digest[:16]}"
+    kept = (folder or calibrations_folder(checkpoint, cache_folder)) / f"{scheme}-{digest[:16]}"
     if (kept / MANIFEST).is_file():
         return Calibration(kept)
     kept.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def calibrate_model(
             linears[observer.linear.name] = index
         _save(layer_file(kept, index), found)
         if index + 1 < layers:
-            _save(_hidden_file(kept, index + 1), dict(enumerate_named(hidden)))
+            _save(_hidden_file(kept, index + 1), _by_place(hidden))
         _hidden_file(kept, index).unlink(missing_ok=True)
     if on_layer is not None:
         on_layer(layers, layers)
@@ -120,12 +121,12 @@ def calibrate_model(
     return Calibration(kept)
 
 
-def calibrations_folder(checkpoint: Checkpoint) -> Path:
+def calibrations_folder(checkpoint: Checkpoint, cache_folder: Path | None = None) -> Path:
     """Folder of a checkpoint's calibrations: beside it, or in the cache if that is read-only."""
     beside = getattr(checkpoint, "folder", None)
     if beside is not None and os.access(beside, os.W_OK):
         return Path(beside) / "lasttoken-calibration"
-    return default_cache_folder() / "calibration"
+    return (cache_folder or default_cache_folder()) / "calibration"
 
 
 class _Observer:
@@ -180,9 +181,9 @@ class _Observer:
         }
 
 
-def enumerate_named(arrays: Sequence[Floats]) -> list[tuple[str, Floats]]:
+def _by_place(arrays: Sequence[Floats]) -> dict[str, Floats]:
     """Name arrays by their place, so that a file of them keeps the order."""
-    return [(f"{number:06}", array) for number, array in enumerate(arrays)]
+    return {f"{number:06}": array for number, array in enumerate(arrays)}
 
 
 def _hidden_file(folder: Path, layer: int) -> Path:
@@ -228,8 +229,3 @@ def _digest(
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(checkpoint.read(name)).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def forget(calibration: Calibration) -> None:
-    """Remove a calibration from the disk."""
-    shutil.rmtree(calibration.folder)

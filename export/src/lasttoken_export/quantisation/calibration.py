@@ -72,6 +72,10 @@ class Calibration:
         """Return the scales of its weights' blocks: ``[in / block, out]``."""
         return self._array(linear, "int4_scales")
 
+    def for_card(self) -> dict[str, Any]:
+        """Return what a model card says of it."""
+        return {name: value for name, value in self.manifest.items() if name != "linears"}
+
     def _array(self, linear: str, what: str) -> NDArray[Any]:
         array: NDArray[Any] = self._load(self._layers[linear])[f"{linear}/{what}"]
         return array
@@ -87,8 +91,9 @@ def layer_file(folder: Path, layer: int) -> Path:
 
 def pack_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Pack codes from -8 to 7, ``[in, out]`` with an even ``in``, two a byte."""
-    nibbles = codes.view(np.uint8) & 0xF
-    return nibbles[0::2] | (nibbles[1::2] << 4)
+    nibbles: NDArray[np.uint8] = codes.view(np.uint8) & np.uint8(0xF)
+    packed: NDArray[np.uint8] = nibbles[0::2] | (nibbles[1::2] << np.uint8(4))
+    return packed
 
 
 def unpack_int4(packed: NDArray[np.uint8]) -> NDArray[np.int8]:

@@ -1,7 +1,8 @@
-"""GPTQ: rounding one input after the other, the error of each corrected in those still to come.
+"""GPTQ: inputs are rounded one after the other, each one's error corrected in those to come.
 
-Source: GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1; the order by the inputs' size with scales
-fixed beforehand is that of https://github.com/IST-DASLab/gptq (``act-order``, ``static-groups``).
+Source: GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1; the order by the inputs' size, with
+scales fixed beforehand, is that of https://github.com/IST-DASLab/gptq (``act-order``,
+``static-groups``).
 """
 
 from __future__ import annotations

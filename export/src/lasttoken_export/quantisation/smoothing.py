@@ -1,8 +1,8 @@
 """SmoothQuant: moving outliers of activations into the weights, channel by channel.
 
-The inputs of a linear layer are divided by a factor a channel and the rows of its weights multiplied
-by it. The division costs nothing where it can be folded into what makes the inputs. The strength and
-the range of the activations are searched for the least error on sampled tokens; a token's error
+The inputs of a linear layer are divided by a factor a channel, the rows of its weights multiplied
+by it. The division costs nothing where it can be folded into what makes the inputs. The strength
+and the range of the activations are searched for the least error on sampled tokens; a token's error
 counts relative to its own output, so the few tokens of massive activations do not decide for all.
 
 Source: SmoothQuant, https://arxiv.org/abs/2211.10438, equations 3 and 4.
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from lasttoken_export.quantisation.weights import Floats, int8_channel_scales, to_int8
 
-_STRENGTHS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8)
-_CLIPS = (1.0, 0.8, 0.6, 0.45, 0.3)
+_STRENGTHS = (0.0, 0.5, 0.65, 0.8)
+_CLIPS = (1.0, 0.7, 0.45)
 _LARGEST_FACTOR = 1e4
 
 
@@ -66,7 +66,7 @@ def find_smoothing(
     for number, strength in enumerate(_STRENGTHS):
         factors = _factors(by_input, by_weight, strength)
         rounded = _rounded(weight * factors[:, None])
-        scale = np.float32(max(float((largest / factors).max()), 1e-6) / 127)
+        scale = _scale(max(float((largest / factors).max()), 1e-6))
         loss = error(to_int8(inputs / factors, scale) * scale, rounded)
         found.append((loss, number, factors, rounded))
     _, _, factors, rounded = min(found, key=lambda candidate: candidate[:2])
@@ -74,7 +74,7 @@ def find_smoothing(
     after = max(float((largest / factors).max()), 1e-6)
     clips = []
     for clip in _CLIPS:
-        scale = np.float32(after * clip / 127)
+        scale = _scale(after * clip)
         clips.append((error(to_int8(smoothed, scale) * scale, rounded), -clip))
     static_error, negative = min(clips)
     row_scales = np.maximum(np.abs(smoothed).max(axis=1, keepdims=True), 1e-9) / 127
@@ -86,6 +86,10 @@ def find_smoothing(
         static_error=static_error,
         row_error=row_error,
     )
+
+
+def _scale(largest: float) -> Floats:
+    return np.asarray(largest / 127, np.float32)
 
 
 def _per_channel(values: Floats, channels: NDArray[np.int64]) -> Floats:

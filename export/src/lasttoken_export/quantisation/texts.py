@@ -29,7 +29,7 @@ def default_texts() -> list[str]:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Read the user's texts: JSON Lines, each a string or an object with ``text``; or a text a line.
+    """Read the user's texts: a text a line; in a .jsonl file strings or objects with ``text``.
 
     Raises:
         InvalidOption: The file cannot be read, or holds no text.
@@ -37,7 +37,9 @@ def read_texts(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidOption(f"the calibration texts {str(path)!r} cannot be read: {error}") from None
+        raise InvalidOption(
+            f"the calibration texts {str(path)!r} cannot be read: {error}"
+        ) from None
     texts = [_text_of(line, path) for line in lines if line.strip()]
     if not texts:
         raise InvalidOption(f"{str(path)!r} holds no calibration texts; give one a line")

@@ -23,18 +23,21 @@ def block_size(in_features: int) -> int | None:
 
 def int8_channel_scales(weight: Floats) -> Floats:
     """Return one scale an output channel ``[out]``."""
-    return np.maximum(np.abs(weight).max(axis=0) / 127, _SMALLEST_SCALE).astype(np.float32)
+    scales: Floats = np.maximum(np.abs(weight).max(axis=0) / 127, _SMALLEST_SCALE)
+    return scales.astype(np.float32)
 
 
 def to_int8(values: Floats, scales: Floats) -> NDArray[np.int8]:
     """Round to int8 at scales that broadcast."""
-    return np.clip(np.rint(values / scales), -127, 127).astype(np.int8)
+    codes: NDArray[np.int8] = np.clip(np.rint(values / scales), -127, 127).astype(np.int8)
+    return codes
 
 
 def int8_block_scales(weight: Floats, block: int) -> Floats:
     """Return one scale a block of inputs and output channel: ``[in / block, out]``."""
     blocks = np.abs(weight).reshape(-1, block, weight.shape[1])
-    return np.maximum(blocks.max(axis=1) / 127, _SMALLEST_SCALE).astype(np.float32)
+    scales: Floats = np.maximum(blocks.max(axis=1) / 127, _SMALLEST_SCALE)
+    return scales.astype(np.float32)
 
 
 def to_int8_blocks(weight: Floats, scales: Floats) -> NDArray[np.int8]:
@@ -46,7 +49,7 @@ def int4_block_scales(weight: Floats, block: int) -> Floats:
     """Return the scales ``[in / block, out]`` of least squared error, codes from -8 to 7."""
     blocks = weight.reshape(-1, block, weight.shape[1])
     widest = np.maximum(np.abs(blocks).max(axis=1) / 7, _SMALLEST_SCALE)  # [in / block, out]
-    best = widest.copy()
+    best: Floats = widest.astype(np.float32)
     least = np.full(widest.shape, np.inf, np.float32)
     for shrink in _FOUR_BIT_RANGES:
         scales = widest * shrink
@@ -54,16 +57,18 @@ def int4_block_scales(weight: Floats, block: int) -> Floats:
         error = np.square(np.clip(np.rint(blocks / wide), -8, 7) * wide - blocks).sum(axis=1)
         better = error < least
         best[better], least[better] = scales[better], error[better]
-    return best.astype(np.float32)
+    return best
 
 
 def fp8_channel_scales(weight: Floats) -> Floats:
     """Return one scale an output channel ``[out]``."""
     largest = np.abs(weight).max(axis=0) / FP8_LARGEST
-    return np.maximum(largest, _SMALLEST_SCALE).astype(np.float32)
+    scales: Floats = np.maximum(largest, _SMALLEST_SCALE)
+    return scales.astype(np.float32)
 
 
 def to_fp8(values: Floats, scales: Floats) -> NDArray[ml_dtypes.float8_e4m3fn]:
     """Round to float8 E4M3 at scales that broadcast."""
     limited = np.clip(values / scales, -FP8_LARGEST, FP8_LARGEST)
-    return limited.astype(ml_dtypes.float8_e4m3fn)
+    codes: NDArray[ml_dtypes.float8_e4m3fn] = limited.astype(ml_dtypes.float8_e4m3fn)
+    return codes

@@ -1,0 +1,71 @@
+"""Calibration of a model by its catalogue entry: texts, prompts and the place of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lasttoken_export.catalogue import CatalogueEntry
+from lasttoken_export.checkpoint import Checkpoint
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.quantisation.calibrate import calibrate_model
+from lasttoken_export.quantisation.calibration import Calibration
+from lasttoken_export.quantisation.prompted_rows import prompted_rows
+from lasttoken_export.quantisation.texts import default_texts, read_texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationOptions:
+    """What the caller chooses.
+
+    Attributes:
+        texts: File of texts; None for those shipped with the exporter.
+        seed: Decides which tokens are sampled.
+        folder: Where calibrations are kept; None for beside the checkpoint.
+        cache_folder: Where they are kept if that is read-only; None for the default.
+    """
+
+    texts: Path | None = None
+    seed: int = 0
+    folder: Path | None = None
+    cache_folder: Path | None = None
+
+
+def calibrate_entry(
+    checkpoint: Checkpoint,
+    entry: CatalogueEntry,
+    *,
+    precision: str,
+    max_length: int | None = None,
+    options: CalibrationOptions | None = None,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Calibrate a model for a precision, or find an earlier calibration.
+
+    Args:
+        checkpoint: The weights and the tokenizer.
+        entry: Knows prompts, pooling and attention.
+        precision: One that is calibrated.
+        max_length: Most tokens of a text as served; None for the model's own.
+        options: The caller's choices.
+        on_layer: Told the layers done and their number.
+
+    Raises:
+        InvalidOption: The file of texts is not acceptable.
+        TokenizerMismatch: The tokenizer does not follow the model's contract.
+    """
+    options = options or CalibrationOptions()
+    texts = default_texts() if options.texts is None else read_texts(options.texts)
+    return calibrate_model(
+        checkpoint,
+        prompted_rows(checkpoint, entry, texts, max_length=max_length or entry.max_length),
+        precision=precision,
+        contract=EmbeddingContract(
+            pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
+        ),
+        folder=options.folder,
+        cache_folder=options.cache_folder,
+        seed=options.seed,
+        on_layer=on_layer,
+    )

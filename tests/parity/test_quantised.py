@@ -1,0 +1,121 @@
+"""Quantised graphs of small random checkpoints against their own fp32 graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.graph.model_graph import model_graph
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.quantisation.calibrate import calibrate_model
+from lasttoken_export.quantisation.calibration import Calibration
+from parity.test_architectures import CASES, build
+
+NAMES = ("qwen2", "qwen3", "mistral, mean", "bert, mean", "nomic")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Checkpoint, contract and calibrations of each architecture, made once."""
+    made = {}
+
+    def model(name):
+        if name not in made:
+            case = CASES[name]
+            folder = tmp_path_factory.mktemp("hf")
+            build(folder, case)
+            contract = EmbeddingContract(
+                pooling=case.pooling, attention=case.attention, layer_norm=case.layer_norm
+            )
+            checkpoint = open_checkpoint(folder)
+            scales = {
+                precision: calibrate_model(
+                    checkpoint, token_rows(1), precision=precision, contract=contract
+                )
+                for precision in ("int8", "int4")
+            }
+            made[name] = checkpoint, contract, scales
+        return made[name]
+
+    return model
+
+
+def token_rows(seed):
+    random = np.random.default_rng(seed)
+    return [random.integers(2, 101, length, dtype=np.int32) for length in (1, 5, 17, 30, 64, 90)]
+
+
+def session_of(model, folder, precision, target):
+    checkpoint, contract, scales = model
+    graph = model_graph(
+        checkpoint,
+        precision=precision,
+        target=target,
+        contract=contract,
+        calibration=scales.get({"fp8": "int8"}.get(precision, precision)),
+    ).build(rotary_positions=512, version="0")
+    path = folder / f"{precision}-{target}.onnx"
+    ir.save(graph, path, external_data=f"{path.name}.data")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def encode(session, rows):
+    lengths = np.array([len(row) for row in rows], np.int32)
+    slots = np.zeros(lengths.max(), np.int32)
+    feeds = {"input_ids": np.concatenate(rows), "row_lengths": lengths, "slots": slots}
+    return session.run(None, feeds)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smoothing_that_is_folded_changes_nothing(name, models, tmp_path, monkeypatch):
+    model = models(name)
+    checkpoint = model[0]
+
+    def factors(self, linear):
+        size = len(found(self, linear))
+        if "o_proj" in linear:  # heads that share values share factors
+            heads = checkpoint.config.num_heads // checkpoint.config.num_kv_heads
+            shared = size // checkpoint.config.num_heads
+            groups = np.exp(np.linspace(-2, 2, size // heads)).reshape(-1, 1, shared)
+            return groups.repeat(heads, axis=1).ravel().astype(np.float32)
+        return np.exp(np.linspace(-2, 2, size)).astype(np.float32)
+
+    found = Calibration.factors
+    monkeypatch.setattr(Calibration, "factors", factors)
+    monkeypatch.setattr(Calibration, "needs_floats", lambda self, linear: True)
+    reference = encode(session_of(model, tmp_path, "fp32", "onnxruntime"), token_rows(2))
+    smoothed = encode(session_of(model, tmp_path, "int8", "tensorrt"), token_rows(2))
+    assert (smoothed * reference).sum(1).min() > 0.9999
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("precision", "target", "mean"),
+    [
+        ("int8", "onnxruntime", 0.995),
+        ("int8-weights", "onnxruntime", 0.999),
+        ("int4", "onnxruntime", 0.9),
+        ("int8", "tensorrt", 0.99),
+        ("int8-weights", "tensorrt", 0.999),
+        ("int4", "tensorrt", 0.9),
+    ],
+)
+def test_quantised_vectors_stay_close(name, precision, target, mean, models, tmp_path):
+    model = models(name)
+    reference = encode(session_of(model, tmp_path, "fp32", "onnxruntime"), token_rows(2))
+    session = session_of(model, tmp_path, precision, target)
+    quantised = encode(session, token_rows(2))
+    assert (quantised * reference).sum(1).mean() > mean
+    assert not np.array_equal(quantised, reference)
+    if target == "onnxruntime":  # a row's vector does not depend on its neighbours
+        alone = np.concatenate([encode(session, [row]) for row in token_rows(2)])
+        assert np.array_equal(alone, quantised)
+        kinds = {node.op_type for node in ir.load(tmp_path / "optimised.onnx").graph}
+        assert ("MatMulIntegerToFloat" if precision == "int8" else "MatMulNBits") in kinds
+        assert "DynamicQuantizeLinear" not in kinds
