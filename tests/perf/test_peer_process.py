@@ -9,7 +9,7 @@ from lasttoken_perf.peers.process import PeerProcess
 PEER = """
 import sys
 import numpy as np
-from lasttoken_perf.peers.process import serve_peer
+from lasttoken_perf.peers.process import Embedder, serve_peer
 
 def load(settings):
     if settings["fate"] == "dies while loading":
@@ -22,7 +22,8 @@ def load(settings):
         print("more chatter")
         runs.append(1)
         return np.full((2, 3), len(runs), np.float32)
-    return embed
+    single = lambda index: np.full(3, 10 + index, np.float32)
+    return Embedder(version="7.1", corpus=embed, single=single)
 
 serve_peer(load)
 """
@@ -32,19 +33,29 @@ serve_peer(load)
 def start(tmp_path, monkeypatch):
     (tmp_path / "toy_peer.py").write_text(PEER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return lambda fate: PeerProcess("toy_peer", {"fate": fate}, tmp_path)
+    return lambda fate: PeerProcess("toy_peer", {"fate": fate, "queries": ["a", "b"]}, tmp_path)
 
 
 def test_each_run_brings_its_own_vectors_and_time(start):
     with start("lives") as peer:
-        first, second = peer.run(), peer.run()
+        first, second = peer.corpus(), peer.corpus()
     assert np.array_equal(first.vectors, np.full((2, 3), 1, np.float32))
     assert np.array_equal(second.vectors, np.full((2, 3), 2, np.float32))
     assert first.seconds > 0
+    assert first.latency_ms == ()
+
+
+def test_queries_are_timed_one_by_one(start):
+    with start("lives") as peer:
+        run = peer.single()
+    assert run.vectors.tolist() == [[10.0] * 3, [11.0] * 3]
+    assert len(run.latency_ms) == 2
+    assert 0 < sum(run.latency_ms) / 1000 <= run.seconds
+    assert peer.version == "7.1"
 
 
 def test_a_peer_that_dies_is_told_with_its_last_words(start):
     with pytest.raises(PeerFailed, match=r"(?s)toy_peer ended with 1.*no such weights"):
         start("dies while loading")
     with start("dies while embedding") as peer, pytest.raises(PeerFailed, match="ended with 3"):
-        peer.run()
+        peer.corpus()

@@ -10,8 +10,8 @@ import tomllib
 
 BROUGHT_ALONG = {"grpcio": "tritonclient", "protobuf": "tritonclient"}
 """By the extra `grpc` of tritonclient, whose interface is made of them."""
-ONLY_IN_PEERS = {"sentence-transformers", "torch", "transformers"}
-"""In processes of their own, in the environment of `make reference`."""
+ONLY_IN_PEERS = {"llama-cpp", "optimum", "sentence-transformers", "torch", "transformers"}
+"""In processes of their own, in environments of their own."""
 FOR_THE_TYPE_CHECKER = {"typing_extensions"}
 GIVEN_BY_TRITON = {"triton_python_backend_utils"}
 """To the Python models that it runs."""

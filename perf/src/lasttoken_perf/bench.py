@@ -24,7 +24,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.server_modules import server_module
 from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import WrongAnswer
-from lasttoken_perf.hf_folder import write_hf_folder
+from lasttoken_perf.hf_folder import write_hf_folder, write_pooling_modules
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
 from lasttoken_perf.results import spread
@@ -80,7 +80,7 @@ def run_bench(options: BenchOptions, *, say: Callable[[str], None]) -> dict[str,
         report = export_model(checkpoint, entry, ExportOptions(output=folder / "repository"))
         name = report.triton_name
         texts = long_tailed_texts(options.texts, seed=options.seed)
-        token_ids, rendered = _tokenize(folder / "repository" / f"{name}{TOKENIZER}" / "1", texts)
+        token_ids, rendered = tokenize(folder / "repository" / f"{name}{TOKENIZER}" / "1", texts)
         tokens = sum(map(len, token_ids))
 
         encoder = folder / "repository" / f"{name}{ENCODER}"
@@ -99,16 +99,22 @@ def run_bench(options: BenchOptions, *, say: Callable[[str], None]) -> dict[str,
         )
         server = stack.enter_context(LocalTriton(folder / "repository"))
         contestants: dict[str, Callable[[], PeerRun]] = {
-            BARE: bare.run,
+            BARE: bare.corpus,
             SERVED: lambda: embed_one_by_one(server.grpc_url, name, texts, clients=options.clients),
             SERVED_LIST: lambda: embed_list(server.grpc_url, name, texts),
         }
         if options.with_peers:
             write_hf_folder(checkpoint, folder / "huggingface")
+            write_pooling_modules(
+                folder / "huggingface",
+                pooling=entry.pooling,
+                dimensions=checkpoint.config.hidden_size,
+                max_length=entry.max_length,
+            )
             settings = {"folder": str(folder / "huggingface"), "texts": rendered,
-                        "max_length": entry.max_length}  # fmt: skip
+                        "queries": [], "max_length": entry.max_length}  # fmt: skip
             peer = PeerProcess("lasttoken_perf.peers.sentence_transformers", settings, folder)
-            contestants[SENTENCE_TRANSFORMERS] = stack.enter_context(peer).run
+            contestants[SENTENCE_TRANSFORMERS] = stack.enter_context(peer).corpus
 
         agreement = _agreement(contestants, say)
         before = read_metrics(server.metrics_url)
@@ -153,7 +159,7 @@ def check_vectors(vectors: np.ndarray, texts: int, dimensions: int) -> None:
         raise WrongAnswer(f"a vector's norm is off 1 by {error}")
 
 
-def _tokenize(folder: Path, texts: list[str]) -> tuple[list[list[int]], list[str]]:
+def tokenize(folder: Path, texts: list[str]) -> tuple[list[list[int]], list[str]]:
     """Token ids as the server makes them, and the texts with the default prompt written out."""
     tokenizer = server_module(TOKENIZER, "text_tokenizer").load_text_tokenizer(folder)
     prompts = server_module(TOKENIZER, "prompts")

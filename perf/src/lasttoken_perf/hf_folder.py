@@ -59,3 +59,46 @@ def write_hf_folder(checkpoint: Checkpoint, folder: Path) -> None:
             }
         )
     )
+
+
+def write_pooling_modules(folder: Path, *, pooling: str, dimensions: int, max_length: int) -> None:
+    """Write the files by which sentence-transformers and Infinity know how to pool.
+
+    Args:
+        folder: The model's folder.
+        pooling: ``last_token``, ``cls`` or ``mean``.
+        dimensions: Of the vectors.
+        max_length: Longest text, in tokens.
+    """
+    modules = (("", "models.Transformer"), ("1_Pooling", "models.Pooling"),
+               ("2_Normalize", "models.Normalize"))  # fmt: skip
+    (folder / "modules.json").write_text(
+        json.dumps(
+            [
+                {
+                    "idx": index,
+                    "name": str(index),
+                    "path": path,
+                    "type": f"sentence_transformers.{kind}",
+                }
+                for index, (path, kind) in enumerate(modules)
+            ]
+        )
+    )
+    for path, _ in modules[1:]:
+        (folder / path).mkdir(exist_ok=True)
+    mode = {"last_token": "lasttoken", "cls": "cls_token", "mean": "mean_tokens"}[pooling]
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps(
+            {
+                "word_embedding_dimension": dimensions,
+                **{
+                    f"pooling_mode_{name}": name == mode
+                    for name in ("lasttoken", "cls_token", "mean_tokens")
+                },
+            }
+        )
+    )
+    (folder / "sentence_bert_config.json").write_text(
+        json.dumps({"max_seq_length": max_length, "do_lower_case": False})
+    )

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken_perf.peers.process import serve_peer
+from lasttoken_perf.peers.process import Embedder, serve_peer
 
 
-def load(settings: dict[str, Any]) -> Callable[[], NDArray[np.float32]]:
-    """Load the Hugging Face folder ``settings["folder"]`` with last-token pooling."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import (  # the field's current layout
-        Normalize,
-        Pooling,
-        Transformer,
-    )
+def load(settings: dict[str, Any]) -> Embedder:
+    """Load the Hugging Face folder ``settings["folder"]``; its modules.json says how it pools."""
+    import sentence_transformers
 
-    transformer = Transformer(settings["folder"], max_seq_length=settings["max_length"])
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
-    model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
-    texts = settings["texts"]
+    model = sentence_transformers.SentenceTransformer(settings["folder"], device="cpu")
+    model.max_seq_length = settings["max_length"]
+    texts, queries = settings["texts"], settings["queries"]
 
-    def embed() -> NDArray[np.float32]:
+    def corpus() -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = model.encode(texts, batch_size=32)
         return vectors
 
+    def single(index: int) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = model.encode(queries[index])
+        return vector
+
     model.encode(texts[:32], batch_size=32)  # warm
-    return embed
+    return Embedder(version=sentence_transformers.__version__, corpus=corpus, single=single)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""``lasttoken-perf peers``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from lasttoken_perf.command import Command, add_model_argument, cache_folder, say
+from lasttoken_perf.peers.compare import CompareOptions, run_compare
+from lasttoken_perf.peers.contestants import PEERS
+from lasttoken_perf.tables import markdown_table, median
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    names = [peer.name for peer in PEERS]
+    add_model_argument(parser)
+    parser.add_argument("--precision", default="fp32", help="of our export (%(default)s)")
+    parser.add_argument(
+        "--peers", nargs="*", choices=names, default=names, metavar="NAME",
+        help=f"whom to compare with: {', '.join(map(repr, names))} (all)",
+    )  # fmt: skip
+    parser.add_argument("--texts", type=int, default=96, help="of the mixture (%(default)s)")
+    parser.add_argument("--queries", type=int, default=20, help="short ones (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="of everything (%(default)s)")
+    parser.add_argument(
+        "--clients", type=int, default=64, help="requests at a time, mixed load (%(default)s)"
+    )
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    result = run_compare(
+        CompareOptions(
+            model=options.model,
+            precision=options.precision,
+            peers=options.peers,
+            texts=options.texts,
+            queries=options.queries,
+            repeats=options.repeats,
+            clients=options.clients,
+            cache_folder=cache_folder(),
+        ),
+        say=say,
+    )
+    print("\n".join(peers_table(result)))
+    return result
+
+
+def peers_table(result: dict[str, Any]) -> Iterator[str]:
+    """Yield the tables of speeds, of ratios, and of those that could not run."""
+    yield from markdown_table(
+        ["who", "weights", "load", "tokens/s (range)", "p50 ms", "p99 ms", "CPU cores", "memory"],
+        (
+            [
+                f"{point['subject']} {point['version']}".strip(),
+                point["precision"],
+                point["load"],
+                f"{point['tokens_per_s']['median']:.0f} "
+                f"({point['tokens_per_s']['min']:.0f}-{point['tokens_per_s']['max']:.0f})",
+                median(point, "p50_ms", ".1f"),
+                median(point, "p99_ms", ".1f"),
+                median(point, "cpu_cores", ".2f"),
+                f"{point['rss_bytes']['median'] / 1e6:.0f} MB" if "rss_bytes" in point else "-",
+            ]
+            for point in result["summary"]
+        ),
+    )
+    yield ""
+    yield from markdown_table(
+        ["ratio", "median", "min", "max"],
+        (
+            [name, *(f"{ratio[key]:.2f}" for key in ("median", "min", "max"))]
+            for name, ratio in result["ratios"].items()
+        ),
+    )
+    yield ""
+    yield from markdown_table(
+        ["cannot run here", "why"],
+        ([name, why.splitlines()[0]] for name, why in result["unavailable"].items()),
+    )
+
+
+COMMAND = Command(
+    name="peers",
+    summary="against sentence-transformers, transformers, optimum, Infinity and llama.cpp",
+    add_arguments=_add_arguments,
+    run=_run,
+)

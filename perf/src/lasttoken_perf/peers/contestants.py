@@ -1,0 +1,236 @@
+"""Everyone who takes part, brought to one form: what each can be asked, and how to start it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lasttoken_perf.errors import PeerFailed, ToolUnavailable
+from lasttoken_perf.peers.environment import install_peer, peer_variables, stage_package
+from lasttoken_perf.peers.http_server import HttpPeer
+from lasttoken_perf.peers.process import PeerProcess, PeerRun
+
+LIBRARY, SERVER = "library", "server"
+CORPUS, MIXED, SINGLE = "corpus", "mixed", "single"
+LIST_SIZE = 32
+"""Texts of a request when a corpus is sent to a peer's server, two requests at a time."""
+
+GPU_PEERS = {
+    "vLLM": "vllm serve MODEL --task embed --dtype bfloat16 --port 8080",
+    "text-embeddings-inference": (
+        "docker run --gpus all -p 8080:80 ghcr.io/huggingface/text-embeddings-inference:1.8 "
+        "--model-id MODEL --dtype float16 --pooling last-token"
+    ),
+}
+"""Peers that need a GPU machine, and how they are started there; both speak /v1/embeddings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One who takes part.
+
+    Attributes:
+        name: Subject of its rows.
+        kind: `LIBRARY` or `SERVER`; each is compared with its like.
+        precision: Of its weights.
+        version: Its version.
+        pid: Its process.
+        loads: What it can be asked, by name; each returns the vectors of the texts (of the queries
+            for `SINGLE`).
+    """
+
+    name: str
+    kind: str
+    precision: str
+    version: str
+    pid: int | None
+    loads: Mapping[str, Callable[[], PeerRun]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What every peer gets: the same weights and the same texts.
+
+    Attributes:
+        texts: With the default prompt written out.
+        queries: Short ones, likewise.
+        hf_folder: The weights as a Hugging Face folder in fp32.
+        gguf: The weights as a GGUF file of a decoder, or None.
+        pooling: ``last_token``, ``cls`` or ``mean``.
+        max_length: Longest text in tokens.
+        threads: Cores that a peer may use.
+        clients: Requests at a time of the mixed load.
+        folder: Work folder.
+        cache_folder: Where environments are kept.
+    """
+
+    texts: list[str]
+    queries: list[str]
+    hf_folder: Path
+    gguf: Path | None
+    pooling: str
+    max_length: int
+    threads: int
+    clients: int
+    folder: Path
+    cache_folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerKind:
+    """A peer that could take part.
+
+    Attributes:
+        name: As in the table.
+        environment: File of its requirements.
+        start: Starts it in an environment.
+        precision: Of its weights.
+    """
+
+    name: str
+    environment: str
+    precision: str
+    start: Callable[[PeerKind, Material, Path, Mapping[str, str], ExitStack], Contestant]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def start_peer(
+    peer: PeerKind, material: Material, stack: ExitStack, say: Callable[[str], None]
+) -> Contestant | str:
+    """Install and start a peer; the contestant, or why it cannot run here.
+
+    Args:
+        peer: The peer.
+        material: Weights and texts.
+        stack: Ends it.
+        say: Told what is being done.
+    """
+    if peer.environment == "llama_cpp" and material.gguf is None:
+        return "llama.cpp gets its weights from a GGUF file, and this model has none"
+    try:
+        python = install_peer(peer.environment, material.cache_folder, say)
+        variables = peer_variables(stage_package(material.folder))
+        say(f"starting {peer.name}")
+        return peer.start(peer, material, python, variables, stack)
+    except (ToolUnavailable, PeerFailed) as error:
+        return str(error)
+
+
+def _start_library(
+    peer: PeerKind, material: Material, python: Path, variables: Mapping[str, str], stack: ExitStack
+) -> Contestant:
+    settings = {
+        "folder": str(material.hf_folder),
+        "source": str(material.gguf),
+        "file": str(material.folder / f"{peer.precision}.gguf"),
+        "texts": material.texts,
+        "queries": material.queries,
+        "pooling": material.pooling,
+        "max_length": material.max_length,
+        "context_tokens": material.max_length,
+        "threads": material.threads,
+        **peer.settings,
+    }
+    folder = material.folder / peer.name.replace(" ", "-")
+    folder.mkdir(exist_ok=True)
+    process = stack.enter_context(
+        PeerProcess(
+            f"lasttoken_perf.peers.{peer.settings['module']}",
+            settings,
+            folder,
+            python=python,
+            variables=variables,
+        )
+    )
+    return Contestant(
+        name=peer.name,
+        kind=LIBRARY,
+        precision=peer.precision,
+        version=process.version,
+        pid=process.pid,
+        loads={CORPUS: process.corpus, SINGLE: process.single},
+    )
+
+
+def _start_server(
+    peer: PeerKind, material: Material, python: Path, variables: Mapping[str, str], stack: ExitStack
+) -> Contestant:
+    command, path = _SERVERS[peer.environment](peer, material, python)
+    server = stack.enter_context(
+        HttpPeer(
+            peer.name,
+            command,
+            variables=variables,
+            folder=material.folder,
+            path=path,
+            model="model",
+            version=_pinned_version(peer),
+            encoding="base64" if peer.environment == "infinity" else "float",
+        )
+    )
+    return Contestant(
+        name=peer.name,
+        kind=SERVER,
+        precision=peer.precision,
+        version=server.version,
+        pid=server.pid,
+        loads={
+            CORPUS: lambda: server.lists(material.texts, size=LIST_SIZE, clients=2),
+            MIXED: lambda: server.one_by_one(material.texts, clients=material.clients),
+            SINGLE: lambda: server.one_by_one(material.queries, clients=1),
+        },
+    )
+
+
+def _infinity(_: PeerKind, material: Material, python: Path) -> tuple[list[str], str]:
+    command = [str(python.parent / "infinity_emb"), "v2", "--model-id", str(material.hf_folder),
+               "--served-model-name", "model", "--engine", "torch", "--device", "cpu",
+               "--dtype", "float32", "--no-bettertransformer", "--batch-size", "32",
+               "--host", "127.0.0.1", "--port", "{port}"]  # fmt: skip
+    return command, "/embeddings"
+
+
+def _llama_cpp(peer: PeerKind, material: Material, python: Path) -> tuple[list[str], str]:
+    tokens = str(material.max_length)
+    command = [str(python), "-m", "llama_cpp.server",
+               "--model", str(material.folder / f"{peer.precision}.gguf"),
+               "--model_alias", "model", "--embedding", "True", "--n_ctx", tokens,
+               "--n_batch", tokens, "--n_ubatch", tokens, "--n_threads", str(material.threads),
+               "--n_threads_batch", str(material.threads), "--interrupt_requests", "False",
+               "--verbose", "False", "--host", "127.0.0.1", "--port", "{port}"]  # fmt: skip
+    return command, "/v1/embeddings"
+
+
+_SERVERS = {"infinity": _infinity, "llama_cpp": _llama_cpp}
+
+
+def _pinned_version(peer: PeerKind) -> str:
+    name = {"infinity": "infinity_emb", "llama_cpp": "llama_cpp_python"}[peer.environment]
+    text = (Path(__file__).parent / "requirements" / f"{peer.environment}.txt").read_text()
+    return next(
+        line.partition("==")[2] for line in text.splitlines() if line.startswith(f"{name}==")
+    )
+
+
+PEERS = (
+    PeerKind(name="sentence-transformers", environment="sentence_transformers", precision="fp32",
+             start=_start_library, settings={"module": "sentence_transformers"}),
+    PeerKind(name="transformers", environment="sentence_transformers", precision="fp32",
+             start=_start_library, settings={"module": "torch_models", "library": "transformers"}),
+    PeerKind(name="optimum ONNX Runtime", environment="optimum", precision="fp32",
+             start=_start_library, settings={"module": "torch_models", "library": "optimum"}),
+    PeerKind(name="llama.cpp f32", environment="llama_cpp", precision="fp32",
+             start=_start_library, settings={"module": "llama_cpp", "file_type": "ALL_F32"}),
+    PeerKind(name="llama.cpp q8_0", environment="llama_cpp", precision="q8_0",
+             start=_start_library, settings={"module": "llama_cpp", "file_type": "MOSTLY_Q8_0"}),
+    PeerKind(name="Infinity server", environment="infinity", precision="fp32",
+             start=_start_server),
+    PeerKind(name="llama.cpp server f32", environment="llama_cpp", precision="fp32",
+             start=_start_server),
+    PeerKind(name="llama.cpp server q8_0", environment="llama_cpp", precision="q8_0",
+             start=_start_server),
+)  # fmt: skip
+"""The peers; llama.cpp's server loads the file that its library has written before."""

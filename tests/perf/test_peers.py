@@ -1,0 +1,180 @@
+"""Peers: who is compared with whom, what is refused, what a server peer is sent."""
+
+import base64
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lasttoken_perf.commands.peers import peers_table
+from lasttoken_perf.errors import PeerFailed, ToolUnavailable
+from lasttoken_perf.peers import compare, contestants, environment
+from lasttoken_perf.peers.contestants import CORPUS, LIBRARY, MIXED, SERVER, SINGLE, Contestant
+from lasttoken_perf.peers.http_server import HttpPeer
+from lasttoken_perf.peers.process import PeerRun
+from lasttoken_perf.results import summarise
+
+SERVER_PROGRAM = """
+import base64, json, struct, sys, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+fate = sys.argv[2]
+if fate == "dies": sys.exit("no such model")
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        rows = []
+        for index, text in enumerate(body["input"]):
+            vector = [float(len(text)), 1.0]
+            if body.get("encoding_format") == "base64":
+                vector = base64.b64encode(struct.pack("<2f", *vector)).decode()
+            rows.append({"index": index, "embedding": vector})
+        rows.reverse()
+        if fate == "loses one" and body["input"] != ["warm"]: rows.pop()
+        answer = json.dumps({"data": rows}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+    def log_message(self, *arguments): pass
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def http_peer(tmp_path):
+    def start(fate="lives", encoding="base64"):
+        return HttpPeer(
+            "a server",
+            [sys.executable, "-c", SERVER_PROGRAM, "{port}", fate],
+            variables={},
+            folder=tmp_path,
+            path="/v1/embeddings",
+            model="model",
+            version="1",
+            encoding=encoding,
+        )
+
+    return start
+
+
+@pytest.mark.parametrize("encoding", ["base64", "float"])
+def test_a_server_gets_every_text_once_and_vectors_come_back_in_order(http_peer, encoding):
+    texts = ["x" * length for length in (5, 1, 9, 2, 7)]
+    with http_peer(encoding=encoding) as peer:
+        single = peer.one_by_one(texts, clients=3)
+        lists = peer.lists(texts, size=2, clients=2)
+    expected = np.array([[len(text), 1] for text in texts], np.float32)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(single.vectors, expected)
+    assert np.allclose(lists.vectors, expected)
+    assert (len(single.latency_ms), len(lists.latency_ms)) == (5, 3)
+
+
+def test_a_server_that_dies_or_loses_a_text_is_told(http_peer):
+    with pytest.raises(PeerFailed, match=r"(?s)ended with 1.*no such model"):
+        http_peer("dies")
+    with http_peer("loses one") as peer, pytest.raises(PeerFailed, match="1 vectors for 2 texts"):
+        peer.lists(["a", "b"], size=2, clients=1)
+
+
+def contestant(name, vectors, kind=LIBRARY, precision="fp32", loads=(CORPUS,)):
+    run = PeerRun(seconds=1.0, vectors=np.array(vectors, np.float32))
+    return Contestant(
+        name=name, kind=kind, precision=precision, version="1", pid=None,
+        loads={load: lambda: run for load in loads},
+    )  # fmt: skip
+
+
+def test_a_fast_wrong_answer_is_no_peer():
+    right = [[0.6, 0.8], [1.0, 0.0]]
+    near = [[0.62, 0.7846], [1.0, 0.0]]
+    lowest, wrong = compare.agree(
+        [
+            contestant("ours", right, loads=(CORPUS, MIXED)),
+            contestant("same", right),
+            contestant("swapped", right[::-1]),
+            contestant("half", right[:1]),
+            contestant("near in fp32", near),
+            contestant("near in 8 bits", near, precision="q8_0"),
+        ],
+        2,
+        lambda words: None,
+    )
+    assert wrong.keys() == {"swapped", "half", "near in fp32"}
+    assert "vectors are others: cosine 0.6" in wrong["swapped"]
+    assert "(1, 2), not (2, 2)" in wrong["half"]
+    assert lowest["same"] == pytest.approx(1.0)
+
+
+def row(subject, load, repeat, tokens_per_s, p50_ms):
+    return {"subject": subject, "version": "1", "precision": "fp32", "load": load, "repeat": repeat,
+            "tokens_per_s": tokens_per_s, "p50_ms": p50_ms}  # fmt: skip
+
+
+def test_ratios_are_taken_repeat_by_repeat():
+    rows = [
+        row(compare.SERVED, CORPUS, 1, 100.0, 1.0),
+        row(compare.SERVED, CORPUS, 2, 300.0, 1.0),
+        row(compare.BARE, CORPUS, 1, 125.0, 1.0),
+        row(compare.BARE, CORPUS, 2, 300.0, 1.0),
+        row("peer", CORPUS, 1, 50.0, 1.0),
+        row("peer", CORPUS, 2, 50.0, 1.0),
+        row(compare.SERVED, SINGLE, 1, 1.0, 20.0),
+        row("peer", SINGLE, 1, 1.0, 50.0),
+    ]
+    found = compare.ratios(rows)
+    assert found[f"{compare.SERVED} / peer, corpus"] == {"min": 2.0, "median": 4.0, "max": 6.0}
+    assert found[f"{compare.SERVED} / {compare.BARE}, corpus"]["min"] == 0.8
+    assert found[f"{compare.SERVED} / peer, single"]["median"] == 2.5  # their latency over ours
+    assert f"{compare.BARE} / {compare.SERVED}, corpus" not in found
+    result = {"summary": summarise(rows), "ratios": found, "unavailable": {"vLLM": "no GPU\nx"}}
+    table = "\n".join(peers_table(result))
+    assert f"| {compare.SERVED} / peer, corpus | 4.00 | 2.00 | 6.00 |" in table
+    assert "| vLLM | no GPU |" in table
+
+
+def test_every_peer_is_pinned_and_can_be_found():
+    for peer in contestants.PEERS:
+        path = environment._REQUIREMENTS / f"{peer.environment}.txt"
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        assert len(lines) > 10
+        assert all(line.count("==") == 1 for line in lines), peer.name
+    assert contestants._pinned_version(
+        next(p for p in contestants.PEERS if p.name == "Infinity server")
+    )
+    assert SERVER == "server"
+
+
+def test_a_peer_that_cannot_be_installed_says_why(tmp_path, monkeypatch):
+    def offline(command, **options):
+        if "pip" in command:
+            return subprocess.CompletedProcess(command, 1, "", "no route to the index")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(environment.subprocess, "run", offline)
+    with pytest.raises(ToolUnavailable, match=r"(?s)optimum .*online.*no route to the index"):
+        environment.install_peer("optimum", tmp_path, lambda words: None)
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_a_peers_process_sees_our_modules_and_none_of_our_packages(tmp_path):
+    modules = environment.stage_package(tmp_path)
+    names = {path.name for path in modules.rglob("*.py")}
+    assert {"process.py", "errors.py", "torch_models.py"} <= names
+    variables = environment.peer_variables(modules)
+    assert variables["PYTHONPATH"] == str(modules)
+    assert "site-packages" not in variables["PYTHONPATH"]
+
+
+def test_base64_is_little_endian_float32():
+    from lasttoken_perf.peers.http_server import _vector
+
+    text = base64.b64encode(np.array([1.5, -2], "<f4").tobytes()).decode()
+    assert _vector(text).tolist() == [1.5, -2.0]
+    assert _vector(json.loads("[1.5, -2]")).tolist() == [1.5, -2.0]
