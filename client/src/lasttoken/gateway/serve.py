@@ -126,5 +126,11 @@ def serve(gateway: Gateway, listen: ListenSettings, taken: socket.socket) -> Non
         config.load()
     except (ssl.SSLError, OSError) as error:
         raise InvalidInput(f"the TLS files are not valid: {error}") from None
-    _Server(config, gateway).run(sockets=[taken])
+    # uvicorn raises the signal again once it has stopped, for the handler that was there before it;
+    # a service that was asked to end and did has not failed.
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        _Server(config, gateway).run(sockets=[taken])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     log_event("stopped")
