@@ -71,6 +71,7 @@ KIND_OF_ERROR: Mapping[type[errors.LasttokenError], Kind] = {
     # The gateway's own credentials; the caller can do nothing about them.
     errors.AuthenticationFailed: UPSTREAM,
     errors.PermissionRefused: UPSTREAM,
+    errors.TlsFailed: UPSTREAM,
     errors.ProtocolMismatch: UPSTREAM,
     errors.ServerError: UPSTREAM,
     # The gateway starts no Triton.
