@@ -8,6 +8,7 @@ import pytest
 import torch  # noqa: TID251 - the reference
 
 from lasttoken import EmbeddingClient
+from lasttoken import cli as client_cli
 from lasttoken.local import LocalTriton
 from lasttoken_export import cli
 from lasttoken_export.model_config import parse_config
@@ -128,7 +129,7 @@ def settled_metrics(url, model, tokens):
 
 
 @pytest.mark.server
-def test_it_is_served_with_its_padding_counted(repository, mpnet, mistral, cache_folder):
+def test_it_is_served_with_its_padding_counted(repository, mpnet, mistral, cache_folder, capsys):
     folder = repository / f"my_mpnet{TOKENIZER}" / "1"
     tokenizer = server_module(TOKENIZER, "text_tokenizer").load_text_tokenizer(folder)
     prompts = server_module(TOKENIZER, "prompts")
@@ -147,10 +148,20 @@ def test_it_is_served_with_its_padding_counted(repository, mpnet, mistral, cache
         )
         with EmbeddingClient(server.grpc_url, "mistral_packed") as client:
             client.embed(TEXTS)
+        capsys.readouterr()
+        assert client_cli.main(["models", "--url", server.grpc_url]) == 0
+        listed = capsys.readouterr().out
         figures = {
             model: settled_metrics(server.metrics_url, model, real + probe[model][REAL_TOKENS])
             for model in models
         }
+
+    [_, packed, padded, other] = listed.splitlines()
+    assert packed.startswith("mistral_packed ")
+    assert " fp32 " in packed
+    assert " exact weights " in packed
+    assert " cosine 1.00000 " in padded
+    assert " cosine 1.00000 " in other
 
     def counted(model, name):
         name = f"lasttoken_encoder_{name}_total"

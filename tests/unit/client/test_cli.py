@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lasttoken import EmbeddingClient, cli
+from lasttoken.commands.models import parity
 from unit.client.fake_triton import MODEL, refuse, vector_of, vectors_of
 
 
@@ -159,6 +160,23 @@ def test_without_the_exporter_the_catalogue_says_what_to_install(run, monkeypatc
     assert "pip install lasttoken-export" in err
 
 
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ({}, "-"),
+        ({"quality": {"status": "measured", "mean_cosine": 0.99712}}, "cosine 0.99712"),
+        ({"quality": {"status": "not measured"}, "checks": {"weight_bytes_compared": 5}},
+         "not measured"),
+        ({"quality": {"status": "reference"}, "checks": {"weight_bytes_compared": 5}},
+         "exact weights"),
+        ({"quality": {"status": "reference"}, "checks": {"parity_lowest_cosine": 0.9999999}},
+         "cosine 1.00000"),
+    ],
+)  # fmt: skip
+def test_parity_is_what_the_card_measured(card, words):
+    assert parity(card) == words
+
+
 def test_models_lists_what_can_be_asked(run, fake):
     fake.models = {MODEL: "READY", "toy_tokenizer": "READY", "late": "LOADING"}
     card = {"precision": "fp16", "revision": "938c560d1c236aa5", "licence": {"id": "mit"}}
@@ -166,9 +184,9 @@ def test_models_lists_what_can_be_asked(run, fake):
     code, out, _ = run("models")
     assert code == 0
     assert [line.split() for line in out.splitlines()] == [
-        ["NAME", "VERSION", "DIMENSIONS", "READY", "PRECISION", "REVISION", "LICENCE"],
-        ["late", "1", "-", "no", "-", "-", "-"],
-        [MODEL, "1", "8", "yes", "fp16", "938c560d1c23", "mit"],
+        ["NAME", "VERSION", "DIMENSIONS", "READY", "PRECISION", "PARITY", "REVISION", "LICENCE"],
+        ["late", "1", "-", "no", "-", "-", "-", "-"],
+        [MODEL, "1", "8", "yes", "fp16", "-", "938c560d1c23", "mit"],
     ]
     _, out, _ = run("models", "--json")
     assert json.loads(out.splitlines()[1]) == {
