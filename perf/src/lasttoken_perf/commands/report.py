@@ -1,0 +1,43 @@
+"""``lasttoken-perf report``: the page, and the README's table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lasttoken_perf.command import Command, say
+from lasttoken_perf.report.page import read_results, render_page
+from lasttoken_perf.report.readme_table import write_readme
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, nargs="*", metavar="FILE.json",
+                        help="results (docs/measurements/*.json)")  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="FILE", default=Path("build/report.html"),
+                        help="page to write (%(default)s)")  # fmt: skip
+    parser.add_argument("--title", default="lasttoken, measured", help="heading (%(default)s)")
+    parser.add_argument("--readme", type=Path, nargs=2, metavar=("README.md", "BENCH.json"),
+                        help="only write the README's table, from a result of `bench`")  # fmt: skip
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.readme is not None:
+        changed = write_readme(*options.readme)
+        print(f"{options.readme[0]}: {'changed' if changed else 'as it was'}")
+        return {"what": "the README's table", "changed": changed}
+    paths = options.results or sorted(Path("docs/measurements").glob("*.json"))
+    page = render_page(read_results(paths), title=options.title)
+    options.html.parent.mkdir(parents=True, exist_ok=True)
+    options.html.write_text(page, encoding="utf-8")
+    say(f"{len(paths)} results, {len(page) / 1e3:.0f} kB")
+    print(options.html)
+    return {"what": "report", "files": [str(path) for path in paths], "page": str(options.html)}
+
+
+COMMAND = Command(
+    name="report",
+    summary="one self-contained page with the tables and plots of results",
+    add_arguments=_add_arguments,
+    run=_run,
+)

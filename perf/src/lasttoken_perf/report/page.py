@@ -1,0 +1,166 @@
+"""Assembles the page: for each result its provenance, its plots and its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lasttoken_perf.errors import MalformedResult, MissingLibrary
+from lasttoken_perf.report.plots import PLOTS
+from lasttoken_perf.results import FIELDS, check_result
+
+_TITLES = {
+    "latency": "Latency and throughput",
+    "sweep": "Latency against load",
+    "peers": "Against other tools",
+    "precisions": "Precisions: speed and quality",
+    "profile": "Where a request's time goes",
+    "gpu": "On a GPU",
+    "quality": "Quality of served models",
+    "record": "Other measurements",
+}
+"""Headings of the kinds of results, in the order of the page."""
+
+
+def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read result files and, beside them, JSON records without rows.
+
+    Raises:
+        MalformedResult: A file is not JSON, or is a result that does not keep to its form.
+    """
+    results = []
+    for path in paths:
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise MalformedResult(f"{path} cannot be read as JSON: {error}") from None
+        if not isinstance(result, dict):
+            raise MalformedResult(f"{path} holds no JSON object")
+        if "schema" in result:
+            check_result(result)
+        else:
+            result = {**result, "kind": "record"}
+        results.append({**result, "file": path.name})
+    return results
+
+
+def render_page(results: Sequence[Mapping[str, Any]], *, title: str) -> str:
+    """Return the page: no script, nothing fetched, readable on a phone.
+
+    Args:
+        results: Of `read_results`.
+        title: Its heading.
+
+    Raises:
+        MissingLibrary: jinja2 or matplotlib is not installed.
+    """
+    try:
+        import jinja2
+    except ModuleNotFoundError:
+        raise MissingLibrary(
+            "the report needs jinja2: pip install 'lasttoken-perf[plots]'"
+        ) from None
+    source = (resources.files("lasttoken_perf.report") / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.Undefined)
+    order = list(_TITLES)
+    sections = [_section(result) for result in results]
+    sections.sort(key=lambda section: order.index(section["kind"]))
+    page: str = environment.from_string(source).render(title=title, sections=sections)
+    return page
+
+
+def _section(result: Mapping[str, Any]) -> dict[str, Any]:
+    kind = result["kind"] if result["kind"] in _TITLES else "record"
+    plots = []
+    for heading, draw in PLOTS.get(kind, ()):
+        drawing = draw(result)
+        if drawing is not None:
+            plots.append({"heading": heading, "svg": drawing})
+    return {
+        "kind": kind,
+        "heading": _TITLES[kind],
+        "what": result.get("what", result["file"]),
+        "provenance": list(_provenance(result)),
+        "plots": plots,
+        "tables": list(_tables(result)),
+        "unavailable": result.get("unavailable") or {},
+        "discarded": [r for r in result.get("rows", ()) if "discarded" in r],
+    }
+
+
+def _provenance(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    machine = result.get("machine") or {}
+    gpus = ", ".join(str(gpu.get("name", gpu)) for gpu in machine.get("gpus") or ())
+    processor = f"{machine.get('cores', '?')} cores of {machine.get('processor', '?')}"
+    packages = ", ".join(f"{k} {v}" for k, v in (machine.get("packages") or {}).items())
+    model = result.get("model")
+    if isinstance(model, Mapping):
+        model = ", ".join(str(v) for k, v in model.items() if k in ("name", "precision", "runtime"))
+    revision = result.get("revision") or {}
+    commit = str(revision.get("commit", ""))[:12]
+    if commit and revision.get("dirty"):
+        commit += " with changes"
+    for name, value in (
+        ("model", model), ("machine", gpus or (processor if machine else "")),
+        ("versions", packages), ("taken", result.get("taken_at")),
+        ("command", result.get("command")), ("revision", commit), ("file", result["file"]),
+    ):  # fmt: skip
+        if value:
+            yield name, str(value)
+
+
+def _tables(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name in ("ratios", "bars"):
+        spreads = result.get(name)
+        if isinstance(spreads, Mapping) and spreads:
+            yield {
+                "heads": [name.removesuffix("s"), "median", "min", "max"],
+                "rows": [
+                    [key, *(_cell(value.get(part)) for part in ("median", "min", "max"))]
+                    for key, value in spreads.items()
+                    if isinstance(value, Mapping)
+                ],
+            }
+    summary = result.get("summary") or []
+    if summary:
+        columns = [name for name in FIELDS if any(name in point for point in summary)]
+        columns = [name for name in columns if name not in ("repeat", "discarded", "seconds")]
+        yield {
+            "heads": [column.replace("_", " ") for column in columns],
+            "rows": [[_cell(point.get(column)) for column in columns] for point in summary],
+        }
+    elif result["kind"] == "record":
+        yield {"heads": ["figure", "value"], "rows": list(_flat(result))}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
+    for name, inner in value.items():
+        if not prefix and name in ("kind", "file", "what", "machine", "revision", "command"):
+            continue
+        if isinstance(inner, Mapping):
+            if inner.keys() >= {"min", "median", "max"}:
+                yield [f"{prefix}{name}", _cell(inner)]
+            else:
+                yield from _flat(inner, f"{prefix}{name}: ")
+        elif isinstance(inner, str | int | float | bool) or inner is None:
+            yield [f"{prefix}{name}", _cell(inner)]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        low, middle, high = (_number(value[name]) for name in ("min", "median", "max"))
+        return middle if low == high else f"{middle} ({low} to {high})"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,0 +1,65 @@
+"""The README's table, written from the JSON of the run that it shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lasttoken_perf.errors import MalformedResult
+
+BEGIN = "<!-- measured: lasttoken-perf report --readme -->"
+END = "<!-- /measured -->"
+_SERVED, _BARE, _OTHER = (
+    "served, one text a request",
+    "bare engine, perfect batches",
+    "sentence-transformers",
+)
+
+
+def readme_block(bench: dict[str, Any]) -> str:
+    """Return the Markdown between the markers.
+
+    Args:
+        bench: What ``lasttoken-perf bench`` wrote.
+    """
+    speeds, ratios, lengths = bench["tokens_per_s"], bench["ratios"], bench["token_lengths"]
+    machine = bench["machine"]
+    other = str(machine["packages"].get("sentence-transformers", "")).partition(".")[0]
+    lines = [
+        f"{bench['model']} in fp32, {bench['texts']} texts ({lengths['p0']:.0f} to "
+        f"{lengths['p100']:.0f} tokens, {bench['tokens']:,} in all), {machine['cores']} cores of "
+        f"{machine['processor']}, one run of `make bench` that alternates the contestants. Ratios "
+        "are medians of the repeats.",
+        "",
+        "| | tokens/s | served / it |",
+        "|---|---|---|",
+        f"| served by Triton, one text a request | {speeds[_SERVED]['median']:.0f} | |",
+    ]
+    for name, said in (
+        (_BARE, "the bare engine, sorted perfect batches, nothing sent"),
+        (_OTHER, f"sentence-transformers {other} (torch, fp32, batches of 32)".replace("  ", " ")),
+    ):
+        ratio = ratios[f"{_SERVED} / {name}"]["median"]
+        lines.append(f"| {said} | {speeds[name]['median']:.0f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def write_readme(readme: Path, bench_file: Path) -> bool:
+    """Put the table between the README's markers; returns whether it changed.
+
+    Raises:
+        MalformedResult: The README has no markers, or the file is no result of the bench.
+    """
+    text = readme.read_text(encoding="utf-8")
+    try:
+        block = readme_block(json.loads(bench_file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        raise MalformedResult(f"{bench_file} is no result of the bench: {error!r}") from None
+    pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise MalformedResult(f"{readme} has no lines {BEGIN!r} and {END!r}")
+    new = pattern.sub(lambda _: f"{BEGIN}\n{block}\n{END}", text)
+    readme.write_text(new, encoding="utf-8")
+    return new != text

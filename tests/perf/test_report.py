@@ -1,0 +1,180 @@
+"""The report page, in a real browser too, and the README's table."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lasttoken_perf.errors import MalformedResult
+from lasttoken_perf.report.page import read_results, render_page
+from lasttoken_perf.report.readme_table import BEGIN, readme_block, write_readme
+from lasttoken_perf.results import make_result
+
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "docs" / "measurements" / "bench-smollm2-2core.json"
+
+
+def row(**fields):
+    return {"subject": "lasttoken server", "device": "here", "precision": "fp32", **fields}
+
+
+def sweep():
+    rows = [
+        row(
+            distribution=distribution, load="concurrency", concurrency=n, repeat=repeat,
+            texts_per_s=n * 10.0 + repeat, tokens_per_s=n * 500.0 * scale, p50_ms=20.0 * n,
+            p99_ms=33.25 * n, tokens_per_batch=100.0 * n,
+        )
+        for distribution, scale in (("queries", 1), ("mixture", 2))
+        for n in (1, 4, 16)
+        for repeat in (1, 2, 3)
+    ]  # fmt: skip
+    rows.append(row(load="request_rate", request_rate_per_s=999.0, discarded="not kept up"))
+    return make_result(kind="sweep", what="a <sweep> of loads", rows=rows)
+
+
+def precisions():
+    speed = {"fp32": 1000.0, "int8": 2100.0}
+    rows = [row(model="m", precision=p, tokens_per_s=v, repeat=1) for p, v in speed.items()]
+    rows += [row(model="m", subject="quality", precision=p, mean_cosine=c)
+             for p, c in (("fp32", 1.0), ("int8", 0.9934))]  # fmt: skip
+    return make_result(kind="precisions", what="precisions", rows=rows)
+
+
+def compared():
+    result = make_result(kind="peers", what="peers", rows=[row(tokens_per_s=1600.0, repeat=1)])
+    ratio = {"min": 5.5, "median": 5.7, "max": 5.9}
+    return {
+        **result,
+        "ratios": {"served / sentence-transformers": ratio},
+        "unavailable": {"vLLM": "needs a GPU"},
+    }
+
+
+@pytest.fixture
+def page(tmp_path):
+    files = []
+    for name, result in (("a", sweep()), ("b", precisions()), ("c", compared())):
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(result))
+    return render_page(read_results([*files, BENCH]), title="figures of a test")
+
+
+def test_it_stands_alone(page):
+    assert not re.search(r"<script|<link|<img|@import|url\(http", page)
+    # Names of SVG's namespaces are no addresses that are fetched.
+    fetched = re.sub(r'xmlns(:\w+)?="[^"]+"', "", page)
+    assert not re.search(r'(src|href)="(?!#)', fetched)
+
+
+def test_it_shows_every_figure_with_its_provenance(page):
+    for shown in (
+        "<td>5.7</td><td>5.5</td><td>5.9</td>", "33.25", "needs a GPU", "not kept up",
+        "Latency against load",
+        "Throughput by length", "Batch fill", "Quality against speed", "0.9934",
+        "figures of a test",
+        "a &lt;sweep&gt; of loads", "bench-smollm2-2core.json",
+    ):  # fmt: skip
+        assert shown in page, shown
+    assert page.count("<svg") == 5
+    assert page.count(">machine<") == 4
+
+
+def test_the_same_results_give_the_same_page(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(sweep()))
+    pages = [render_page(read_results([file]), title="t") for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99}'])
+def test_what_is_no_result_is_refused(tmp_path, content):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    with pytest.raises(MalformedResult):
+        read_results([file])
+
+
+def test_the_readmes_table_is_that_of_the_measured_run():
+    """Red when README.md or the JSON was changed by hand; the command in the marker mends it."""
+    readme = (ROOT / "README.md").read_text()
+    assert f"{BEGIN}\n{readme_block(json.loads(BENCH.read_text()))}\n" in readme
+
+
+def test_a_stale_table_is_written_anew(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text((ROOT / "README.md").read_text().replace("| 1615 |", "| 1700 |"))
+    assert write_readme(readme, BENCH)
+    assert readme.read_text() == (ROOT / "README.md").read_text()
+    assert not write_readme(readme, BENCH)
+    readme.write_text("no markers")
+    with pytest.raises(MalformedResult):
+        write_readme(readme, BENCH)
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Debian's headless Chromium; installed where a test may do that."""
+    if shutil.which("chromium") is None:
+        if os.geteuid() or shutil.which("apt-get") is None:
+            pytest.skip("no chromium on the PATH, and it cannot be installed here")
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+        if subprocess.run(install, env=environment, capture_output=True).returncode:
+            subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True)
+            subprocess.run(install, env=environment, check=True, capture_output=True)
+    return [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--disable-dev-shm-usage",
+    ]  # fmt: skip
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  const wide = document.documentElement.scrollWidth;
+  const plots = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect().width);
+  const size = parseFloat(getComputedStyle(document.body).fontSize);
+  document.title = JSON.stringify({view: innerWidth, wide, plots, size});
+});</script></body>"""
+
+
+@pytest.mark.parametrize("width", [500, 1280])
+def test_a_browser_shows_it_without_scrolling_sideways(chromium, page, tmp_path, width):
+    """500 is the narrowest window of headless Chromium; a phone's 390 is checked in a frame."""
+    html, profile = tmp_path / "page.html", tmp_path / "profile"
+    html.write_text(page.replace("</body>", MEASURE))
+    options = [f"--user-data-dir={profile}", f"--window-size={width},900", "--dump-dom"]
+    done = subprocess.run(
+        [*chromium, *options, html.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    seen = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1].replace("&quot;", '"'))
+    assert seen["wide"] <= seen["view"]
+    assert len(seen["plots"]) == 5
+    assert all(100 < plot <= seen["view"] for plot in seen["plots"])
+    assert seen["size"] >= 16
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(chromium, page, tmp_path):
+    inner, outer, profile = (tmp_path / n for n in ("page.html", "phone.html", "profile"))
+    report = MEASURE.replace("document.title = ", "parent.postMessage(").replace(
+        "size});\n", 'size}), "*");\n'
+    )
+    inner.write_text(page.replace("</body>", report))
+    outer.write_text(
+        '<title>x</title><script>addEventListener("message", e => { document.title = e.data; });'
+        '</script><iframe src="page.html" width="390" height="800"></iframe>'
+    )
+    options = [f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run(
+        [*chromium, *options, outer.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    seen = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1].replace("&quot;", '"'))
+    assert seen["view"] == 390
+    assert seen["wide"] <= 390
