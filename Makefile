@@ -13,7 +13,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-export precision-table parity gguf-files llama-cpp-parity soak clean
+.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-export precision-table parity gguf-files llama-cpp-parity soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -94,6 +94,9 @@ gguf-files: build/llama-cpp/.done ## Make the files of tests/parity/llama_cpp an
 
 llama-cpp-parity: build/llama-cpp/.done ## Real weights against llama.cpp; writes docs/measurements/llama-cpp.md
 	@$(BIN)/python tests/parity/llama_cpp/compare_real_weights.py build/llama-cpp/bin/python build/llama-cpp/llama.cpp docs/measurements/llama-cpp.md
+
+bench-client: .venv/.demo ## Vectors/s and CPU of clients against a Triton whose encoder costs nothing
+	@$(BIN)/lasttoken-perf client --output build/bench-client.json
 
 bench-export: .venv/.demo ## Export a random checkpoint of SFR's exact shape: time, peak memory, bytes
 	@$(BIN)/lasttoken-perf export --output build/bench-export.json

@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - Python flushes it at exit
         return EXIT_FAILED
+    except OSError as error:  # no room, no permission
+        say(str(error))
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code

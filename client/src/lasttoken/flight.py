@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from lasttoken.core import ClientCore
+from lasttoken.interrupts import interrupts_held
 from lasttoken.plan import EmbedPlan
 
 
@@ -24,9 +25,13 @@ class Flight:
     def send(self) -> None:
         """Send what is due."""
         now = time.monotonic()
-        for request in self._plan.dispatch.take(now):
-            server = self._client._rotation.take(now)
-            self._in_flight[request] = (self._begin(request, server), server)
+        taken = self._plan.dispatch.take(now)
+        if not taken:
+            return
+        with interrupts_held():
+            for request in taken:
+                server = self._client._rotation.take(now)
+                self._in_flight[request] = (self._begin(request, server), server)
 
     def wait(self) -> None:
         """Wait for one answer and judge it, or until a retry is due or the time is over."""

@@ -89,6 +89,7 @@ FIELDS: dict[str, str] = {
     "engine_busy": "share of the wall time that the engine ran",
     # Resources.
     "cpu_cores": "processor time of the subject over wall time, in cores",
+    "cpu_s_per_1000_texts": "processor seconds of the client for a thousand texts",
     "rss_bytes": "largest resident memory of the subject and its children",
     "gpu_power_w": "mean power of the GPU",
     "gpu_memory_bytes": "largest memory in use on the GPU",

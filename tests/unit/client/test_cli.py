@@ -128,7 +128,7 @@ def test_ctrl_c_exits_130(run, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EmbeddingClient, "embed_full", interrupted)
+    monkeypatch.setattr(EmbeddingClient, "embed_blocks", interrupted)
     assert run("embed", "a") == (130, "", "")
 
 

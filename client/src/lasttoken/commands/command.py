@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lasttoken.commands.connection import add_connection_arguments
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -47,11 +49,7 @@ def print_all(lines: Iterable[str]) -> None:
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of commands that call a running server."""
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("LASTTOKEN_URL", "127.0.0.1:8001"),
-        help="host:port of Triton's gRPC service (LASTTOKEN_URL; default %(default)s)",
-    )
+    add_connection_arguments(parser)
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="SECONDS", help="default %(default)s"
     )

@@ -3,95 +3,232 @@
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lasttoken.client import EmbeddingClient
-from lasttoken.commands.command import Command, add_server_arguments, print_all, say
+from lasttoken.commands.command import Command, add_server_arguments, say
+from lasttoken.commands.connection import connection_options
 from lasttoken.embeddings import Embeddings
 from lasttoken.errors import InvalidInput, ModelNotFound
-from lasttoken.options import RetryPolicy
+from lasttoken.files.embed_file import FileRun, embed_file, spool
+from lasttoken.files.part_folder import PartFolder
+from lasttoken.files.text_source import DEFAULT_COLUMN, TextSource, text_lines
+from lasttoken.files.vector_file import check_output, json_row
+from lasttoken.options import Priority, RetryPolicy
+from lasttoken.quantization import OUTPUT_DTYPES
 
 _RETRY = RetryPolicy(max_attempts=6)  # about a second: somebody waits at the terminal
+_LINES_A_BLOCK = 256
+
+_EPILOG = """\
+exit codes: 0 done; 1 failed: no server, overloaded, out of time, no room;
+2 wrong usage: an argument, an input file, or what the server refused;
+130 interrupted: what is done stays in OUTPUT.part, and --resume goes on with it.
+"""
 
 
 def _add_embed_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
     parser.add_argument(
         "texts", nargs="*", metavar="TEXT", help="default: one text a line of stdin"
     )
+    parser.add_argument(
+        "--input", type=Path, action="append", default=[], metavar="FILE",
+        help="texts of a .txt (one a line), .jsonl, .csv or .parquet; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--column", default=DEFAULT_COLUMN,
+        help="column with the texts in .jsonl, .csv and .parquet (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--model", help="Triton's name of the ensemble (default: the only one)")
     parser.add_argument("--prompt-name", help="one of the model's prompts, such as query")
     parser.add_argument("--instruction", help="what the texts are searched for")
-    parser.add_argument("--priority", choices=("interactive", "bulk"), default="interactive")
-    parser.add_argument("--output", type=Path, metavar="FILE.npy", help="write float32 [n, D] here")
+    parser.add_argument("--dimensions", type=int, help="cut vectors to so many, and normalise")
+    parser.add_argument(
+        "--force-dimensions", action="store_true",
+        help="also to a size that the model was not trained for",
+    )  # fmt: skip
+    parser.add_argument("--output-dtype", choices=OUTPUT_DTYPES, default="float32")
+    parser.add_argument(
+        "--ranges", type=Path, metavar="FILE.npy",
+        help="for int8 and uint8: smallest and largest value of each dimension, [2, D]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--priority", choices=("interactive", "bulk"),
+        help="default: bulk for --input and --output, interactive otherwise",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="write a .npy [n, D], .jsonl or .parquet; default: numbers on stdout, a line a text",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="go on with an unfinished --output")
+    parser.add_argument("--table", action="store_true", help="a table to read, on stdout")
     add_server_arguments(parser)
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    if arguments.output is not None and (arguments.json or arguments.output.suffix != ".npy"):
-        raise InvalidInput(
-            f"--output is {str(arguments.output)!r}; it takes a name ending in .npy and does not "
-            "go with --json"
-        )
-    if not arguments.texts and sys.stdin.isatty():
-        raise InvalidInput("no text: give some as arguments, or one a line on stdin")
-    texts = arguments.texts or list(_stdin_lines())
-    model = arguments.model or _only_model(arguments.url, arguments.timeout)
-    with EmbeddingClient(arguments.url, model, retry=_RETRY) as client:
-        embeddings = client.embed_full(
-            texts,
-            prompt_name=arguments.prompt_name,
-            instruction=arguments.instruction,
-            timeout_s=arguments.timeout,
-            priority=arguments.priority,
-        )
-    if cut := int(embeddings.truncated.sum()):
-        say(f"{cut} of {len(texts)} texts were longer than the model's maximum and were cut")
+    _check(arguments)
+    connection = connection_options(arguments)
+    settings = {
+        "prompt_name": arguments.prompt_name,
+        "instruction": arguments.instruction,
+        "dimensions": arguments.dimensions,
+        "force_dimensions": arguments.force_dimensions,
+        "output_dtype": arguments.output_dtype,
+        "ranges": _read_ranges(arguments.ranges),
+    }
     if arguments.output is not None:
-        np.save(arguments.output, embeddings.vectors)
-        say(f"wrote {embeddings.vectors.shape} float32 to {arguments.output}")
-    else:
-        print_all(_embedding_lines(texts, embeddings, as_json=arguments.json))
+        return _to_file(arguments, connection, settings)
+    texts = _texts(arguments)
+    model = arguments.model or _only_model(connection, arguments.timeout)
+    with EmbeddingClient(model=model, retry=_RETRY, **connection) as client:
+        _to_stdout(client, texts, arguments, settings)
     return 0
 
 
-def _stdin_lines() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, start=1):
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.texts and arguments.input:
+        raise InvalidInput("texts are given as arguments and by --input; give one of them")
+    if arguments.output is None:
+        if arguments.resume:
+            raise InvalidInput("--resume goes on with a file; name it with --output")
+        if arguments.table and arguments.json:
+            raise InvalidInput("--table and --json are two forms of the same; give one")
+    else:
+        check_output(arguments.output)
+        if arguments.table or arguments.json:
+            raise InvalidInput(
+                "--output is given, whose suffix says the form; it does not go with --json or "
+                "--table"
+            )
+    if not arguments.texts and not arguments.input and sys.stdin.isatty():
+        raise InvalidInput("no text: give some as arguments, by --input, or one a line on stdin")
+
+
+def _texts(arguments: argparse.Namespace) -> Iterable[str]:
+    if arguments.input:
+        return TextSource(paths=tuple(arguments.input), column=arguments.column).texts()
+    return arguments.texts or text_lines(sys.stdin.buffer, "stdin")
+
+
+def _read_ranges(path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return np.load(path)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"--ranges is {str(path)!r}, which cannot be read: {error}") from error
+
+
+def _to_file(
+    arguments: argparse.Namespace, connection: dict[str, Any], settings: dict[str, Any]
+) -> int:
+    output: Path = arguments.output
+    part = PartFolder(output)
+    if part.exists() and not arguments.resume:
+        raise InvalidInput(
+            f"{part.path} is an unfinished run; --resume goes on with it, or remove it"
+        )
+    if arguments.resume and output.exists() and not part.exists():
+        say(f"{output} is finished")
+        return 0
+    # Asked before the texts are read: a server that is not there is found out at once.
+    model = arguments.model or _only_model(connection, arguments.timeout)
+    paths = tuple(arguments.input)
+    if not paths:
+        paths = (spool(iter(_texts(arguments)), output),)
+    run = FileRun(
+        source=TextSource(paths=paths, column=arguments.column),
+        output=output,
+        settings=settings,
+        timeout_s=arguments.timeout,
+        priority=arguments.priority or "bulk",
+    )
+    with EmbeddingClient(model=model, on_truncation="ignore", **connection) as client:
         try:
-            yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise InvalidInput(f"line {number} of stdin is not UTF-8: {error}") from error
+            result = embed_file(client, run)
+        except KeyboardInterrupt:
+            say(f"interrupted; --resume goes on with {part.path}")
+            raise
+    _tell_truncated(result.truncated, result.rows - result.resumed)
+    resumed = f", {result.resumed} of them from before" if result.resumed else ""
+    say(f"wrote ({result.rows}, {result.width}) {arguments.output_dtype} to {output}{resumed}")
+    return 0
 
 
-def _embedding_lines(
-    texts: Sequence[str], embeddings: Embeddings, *, as_json: bool
-) -> Iterator[str]:
+def _to_stdout(
+    client: EmbeddingClient,
+    texts: Iterable[str],
+    arguments: argparse.Namespace,
+    settings: dict[str, Any],
+) -> None:
+    priority: Priority = arguments.priority or ("bulk" if arguments.input else "interactive")
+    if settings["output_dtype"] in ("int8", "uint8") and settings["ranges"] is None:
+        texts = list(texts)  # their own ranges need them all
+        whole = client.embed_full(texts, timeout_s=arguments.timeout, priority=priority, **settings)
+        blocks: Iterator[Embeddings] = iter([whole])
+    else:
+        texts, sent = itertools.tee(texts)
+        blocks = client.embed_blocks(
+            sent,
+            timeout_s=arguments.timeout,
+            priority=priority,
+            block_texts=_LINES_A_BLOCK,
+            **settings,
+        )
+    given = iter(texts)
+    count = cut = 0
+    for block in blocks:
+        rows = list(itertools.islice(given, len(block.vectors)))
+        if arguments.table and not count:
+            print(f"{'TOKENS':>6}  {'VECTOR':<32}  TEXT")
+        for line in _lines(rows, block, as_json=arguments.json, as_table=arguments.table):
+            print(line)
+        count += len(rows)
+        cut += int(block.truncated.sum())
+    _tell_truncated(cut, count)
+
+
+def _tell_truncated(cut: int, count: int) -> None:
+    if cut:
+        say(f"{cut} of {count} texts were longer than the model's maximum and were cut")
+
+
+def _lines(texts: list[str], block: Embeddings, *, as_json: bool, as_table: bool) -> Iterator[str]:
     for text, vector, tokens, cut in zip(
         texts,
-        embeddings.vectors,
-        embeddings.token_counts.tolist(),
-        embeddings.truncated.tolist(),
+        block.vectors,
+        block.token_counts.tolist(),
+        block.truncated.tolist(),
         strict=True,
     ):
-        numbers = [str(number) for number in vector]  # the shortest that gives the same float32
         if as_json:
-            row = {"text": text, "token_count": tokens, "truncated": cut}
-            yield json.dumps({**row, "embedding": [float(number) for number in numbers]})
-        else:
-            yield " ".join(numbers)
+            yield json_row(text, vector, tokens, truncated=cut)
+        elif as_table:
+            first = " ".join(f"{number:.4g}" for number in vector[:3])
+            more = f" ... [{len(vector)}]" if len(vector) > 3 else ""
+            shown = " ".join(text.split())
+            shown = shown if len(shown) <= 40 else f"{shown[:39]}…"
+            yield f"{tokens:>5}{'+' if cut else ' '}  {first + more:<32}  {shown}"
+        else:  # the shortest that gives the same number
+            yield " ".join(str(number) for number in vector)
 
 
-def _only_model(url: str, timeout_s: float) -> str:
-    with EmbeddingClient(url, retry=_RETRY) as client:
+def _only_model(connection: dict[str, Any], timeout_s: float) -> str:
+    with EmbeddingClient(retry=_RETRY, **connection) as client:
         names = [model.name for model in client.list_models(timeout_s=timeout_s) if model.ready]
     if len(names) == 1:
         return names[0]
     raise ModelNotFound(
-        f"{url} serves {', '.join(names) or 'no text-embedding model'}; name one with --model"
+        f"{connection['url']} serves {', '.join(names) or 'no text-embedding model'}; name one "
+        "with --model"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lasttoken.catalogue_listing import catalogue_lines
 from lasttoken.client import EmbeddingClient
 from lasttoken.commands.command import Command, add_server_arguments, print_all
+from lasttoken.commands.connection import connection_options
 
 
 def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def _models(arguments: argparse.Namespace) -> int:
     if arguments.catalogue:
         print_all(catalogue_lines(as_json=arguments.json))
         return 0
-    with EmbeddingClient(arguments.url) as client:
+    with EmbeddingClient(**connection_options(arguments)) as client:
         models = client.list_models(timeout_s=arguments.timeout)
     rows = [
         {

@@ -1,0 +1,41 @@
+"""``lasttoken-perf client``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lasttoken_perf.client_bench import ClientBenchOptions, run_client_bench, table
+from lasttoken_perf.command import Command, cache_folder, say
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--texts", type=int, default=2000, help="requests of each run")
+    parser.add_argument("--in-flight", type=int, default=64, help="requests at a time")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each client")
+    parser.add_argument(
+        "--dimensions", type=int, nargs="+", default=[384, 4096], help="sizes of a vector"
+    )
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    result = run_client_bench(
+        ClientBenchOptions(
+            dimensions=tuple(options.dimensions),
+            texts=options.texts,
+            in_flight=options.in_flight,
+            repeats=options.repeats,
+            cache_folder=cache_folder(),
+        ),
+        say=say,
+    )
+    print("\n".join(table(result)))
+    return result
+
+
+COMMAND = Command(
+    name="client",
+    summary="vectors a second and processor time of clients, with an encoder that costs nothing",
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,328 @@
+"""`lasttoken embed` from files into files: formats, resuming, bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from lasttoken import cli
+from lasttoken.files.text_source import TextSource
+from lasttoken.progress import Progress
+from unit.client.fake_triton import DIMENSIONS, MODEL, delay, refuse, vectors_of
+
+TEXTS = ["plain", "", 'with "quotes", commas', "two\tcolumns", "漢字 \U0001f600", "x" * 5000]
+
+
+@pytest.fixture
+def run(fake, capsys, monkeypatch):
+    def run_cli(*arguments: object, stdin: bytes | None = None):
+        stream = io.TextIOWrapper(io.BytesIO(stdin or b""))
+        stream.isatty = lambda: stdin is None  # type: ignore[method-assign]
+        monkeypatch.setattr(sys, "stdin", stream)
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as leave:
+            code = leave.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    monkeypatch.setenv("LASTTOKEN_URL", fake.url)
+    return run_cli
+
+
+def write_inputs(folder, texts, column="text"):
+    lines = folder / "in.txt"
+    lines.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    jsonl = folder / "in.jsonl"
+    jsonl.write_text("".join(json.dumps({"id": 1, column: text}) + "\n" for text in texts))
+    comma = folder / "in.csv"
+    with comma.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", column])
+        writer.writerows((i, text) for i, text in enumerate(texts))
+    table = folder / "in.parquet"
+    parquet.write_table(pa.table({"id": range(len(texts)), column: texts}), table)
+    return {path.suffix: path for path in (lines, jsonl, comma, table)}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
+def test_every_input_becomes_every_output(run, tmp_path, suffix):
+    path = write_inputs(tmp_path, TEXTS)[suffix]
+    expected = vectors_of(TEXTS)
+    for output in (tmp_path / "o.npy", tmp_path / "o.jsonl", tmp_path / "o.parquet"):
+        code, out, err = run("embed", "--input", path, "--output", output)
+        assert (code, out) == (0, ""), err
+        assert f"wrote (6, 8) float32 to {output}" in err
+        assert not output.with_name(output.name + ".part").exists()
+    array = np.load(tmp_path / "o.npy")
+    assert array.dtype == np.float32
+    assert np.array_equal(array, expected)
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    assert [row["token_count"] for row in rows] == [len(text.encode()) for text in TEXTS]
+    assert np.array_equal(np.array([row["embedding"] for row in rows], np.float32), expected)
+    table = parquet.read_table(tmp_path / "o.parquet")
+    assert table.column("text").to_pylist() == TEXTS
+    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[8]"
+    flat = table.column("embedding").combine_chunks().flatten().to_numpy()
+    assert np.array_equal(flat.reshape(-1, DIMENSIONS), expected)
+    assert table.schema.metadata[b"lasttoken.triton_model"] == MODEL.encode()
+
+
+def test_another_column_several_files_and_stdout(run, tmp_path):
+    paths = write_inputs(tmp_path, TEXTS, column="body")
+    code, out, err = run(
+        "embed", "--input", paths[".csv"], "--input", paths[".parquet"], "--column", "body"
+    )
+    assert (code, err) == (0, "")
+    rows = np.array([line.split() for line in out.splitlines()], np.float32)
+    assert np.array_equal(rows, vectors_of(TEXTS + TEXTS))
+
+
+def test_a_table_to_read(run):
+    code, out, _ = run("embed", "--table", "short", "a text that is TOO LONG " + "x" * 99)
+    assert code == 0
+    heading, first, second = out.splitlines()
+    assert heading.split() == ["TOKENS", "VECTOR", "TEXT"]
+    assert re.match(r" +5   -?0\.\d+ .* \[8\] +short$", first)
+    assert re.match(r" +123\+ ", second)
+    assert second.endswith("…")
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("binary", np.int8), ("float16", np.float16)])
+def test_vectors_of_other_types(run, tmp_path, dtype, kind):
+    path = write_inputs(tmp_path, TEXTS)[".txt"]
+    for name in ("o.npy", "o.parquet", "o.jsonl"):
+        output = tmp_path / name
+        code, _, err = run("embed", "--input", path, "--output", output, "--output-dtype", dtype)
+        assert code == 0, err
+    array = np.load(tmp_path / "o.npy")
+    assert array.dtype == kind
+    ranges = tmp_path / "ranges.npy"
+    np.save(ranges, np.array([[-1.0] * 8, [1.0] * 8], np.float32))
+    arguments = ("embed", "--input", path, "--output", tmp_path / "i.npy", "--output-dtype", "int8")
+    assert run(*arguments)[0] == 2
+    assert run(*arguments, "--resume", "--ranges", ranges)[0] == 2  # was begun without
+    assert run(*arguments[:4], tmp_path / "j.npy", *arguments[5:], "--ranges", ranges)[0] == 0
+    assert np.load(tmp_path / "j.npy").dtype == np.int8
+
+
+def many(count=3000):
+    return [f"text {i} " + "x" * (i % 40) for i in range(count)]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".jsonl", ".parquet"])
+def test_a_failed_run_goes_on_where_it_ended(run, fake, tmp_path, suffix):
+    texts = many()
+    path = write_inputs(tmp_path, texts)[".jsonl"]
+    whole, output = tmp_path / f"whole{suffix}", tmp_path / f"o{suffix}"
+    assert run("embed", "--input", path, "--output", whole)[0] == 0
+    failing = iter([False] * 20)
+
+    def fail_after_a_while(call, tensors):
+        if next(failing, True):
+            call.context.abort(grpc.StatusCode.INTERNAL, "engine failed")
+
+    fake.otherwise = fail_after_a_while
+    code, _, err = run("embed", "--input", path, "--output", output)
+    assert code == 1
+    assert "engine failed" in err
+    assert not output.exists()
+    code, _, err = run("embed", "--input", path, "--output", output)
+    assert code == 2
+    assert "--resume" in err
+    fake.otherwise = lambda call, tensors: None
+    before = len(fake.calls)
+    # A torn record at the end, as a killed process may leave it, is dropped.
+    with (tmp_path / f"o{suffix}.part" / "rows.bin").open("ab") as rows:
+        rows.write(b"half a record")
+    code, _, err = run("embed", "--input", path, "--output", output, "--resume")
+    assert code == 0, err
+    resumed = int(re.search(r", (\d+) of them from before", err)[1])
+    assert 0 < resumed < len(texts)
+    sent = sum(len(call.texts) for call in fake.calls[before:])
+    assert sent == len(texts) - resumed
+    assert output.read_bytes() == whole.read_bytes()
+    code, _, err = run("embed", "--input", path, "--output", output, "--resume")
+    assert code == 0
+    assert "is finished" in err
+
+
+def test_a_run_of_something_else_is_not_gone_on_with(run, fake, tmp_path):
+    texts = many()
+    path = write_inputs(tmp_path, texts)[".txt"]
+    output = tmp_path / "o.npy"
+    good = iter([True] * 20)
+
+    def stop(call, tensors):
+        if not next(good, False):
+            call.context.abort(grpc.StatusCode.INTERNAL, "engine failed")
+
+    fake.otherwise = stop
+    arguments = ("embed", "--input", path, "--output", output, "--resume")
+    assert run(*arguments)[0] == 1
+    fake.otherwise = lambda call, tensors: None
+    done = (tmp_path / "o.npy.part" / "rows.bin").stat().st_size
+    assert done > 0
+    for more, words in (
+        (("--prompt-name", "query"), "prompt_name was None and is 'query'"),
+        (("--output-dtype", "float16"), "output_dtype was 'float32'"),
+        (("--dimensions", "4", "--force-dimensions"), "dimensions was None and is 4"),
+    ):
+        code, _, err = run(*arguments, *more)
+        assert code == 2
+        assert words in err
+    fake.models = {"other_model": "READY"}
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert f"model was '{MODEL}' and is 'other_model'" in err
+    fake.models = {MODEL: "READY"}
+    fake.card = json.dumps({"revision": "another"})
+    assert run(*arguments)[0] == 2
+    fake.card = None
+    path.write_text(path.read_text().replace("text 7 ", "text seven "))
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "text 7 differs" in err
+    path.write_text("text 0 \n")
+    assert "text 1 differs" in run(*arguments)[2]
+    assert (tmp_path / "o.npy.part" / "rows.bin").stat().st_size == done
+
+
+def test_stdin_into_a_file(run, tmp_path):
+    output = tmp_path / "o.parquet"
+    code, _, err = run("embed", "--output", output, stdin="a\n\nlast é".encode())
+    assert code == 0, err
+    assert parquet.read_table(output).column("text").to_pylist() == ["a", "", "last é"]
+
+
+def test_ctrl_c_leaves_what_resume_goes_on_with(fake, tmp_path):
+    texts = many()
+    path = write_inputs(tmp_path, texts)[".txt"]
+    output = tmp_path / "o.npy"
+    fake.otherwise = delay(0.05)
+    command = [
+        sys.executable, "-m", "lasttoken.cli", "embed", "--url", fake.url,
+        "--input", str(path), "--output", str(output),
+    ]  # fmt: skip
+    rows = tmp_path / "o.npy.part" / "rows.bin"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not (rows.exists() and rows.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "--resume" in process.stderr.read()
+    assert fake.wait_until(lambda f: f.in_flight == 0)  # the server was told
+    assert not output.exists()
+    fake.otherwise = lambda call, tensors: None
+    subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=120)
+    assert np.array_equal(np.load(output), vectors_of(texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.doc", b"x", "ends in none of"),
+        ("a.txt", b"fine\n\xff\n", "line 2 of"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', "holds 5 and no text"),
+        ("a.jsonl", b'{"text": "a"}\nnonsense\n', "line 2 of .* is not JSON"),
+        ("a.jsonl", b'{"body": "a"}\n', "no column 'text'; name one with --column: body"),
+        ("a.csv", b"id,body\n1,a\n", "no column 'text'; name one with --column: id, body"),
+        ("a.csv", b"id,text\n1\n", "line 2 of .* holds None"),
+        ("a.parquet", b"nonsense", "is not Parquet"),
+    ],
+)
+def test_wrong_inputs_are_wrong_usage_with_the_place(run, tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    code, _, err = run("embed", "--input", path, "--output", tmp_path / "o.npy")
+    assert code == 2
+    assert re.search(words, err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--input", "missing.txt"), "is not a file"),
+        (("--input", "x.txt", "a text"), "give one of them"),
+        (("a", "--resume"), "--output"),
+        (("a", "--output", "nowhere/o.npy"), "no folder"),
+        (("a", "--table", "--json"), "give one"),
+        (("a", "--header", "novalue"), "NAME=VALUE"),
+        (("a", "--tls-ca", "missing.pem"), "root_certificates cannot be read"),
+        (("a", "--ranges", "missing.npy"), "cannot be read"),
+        (("a", "--dimensions", "4"), "was not trained for shorter"),
+    ],
+)
+def test_wrong_usage(run, arguments, words):
+    code, out, err = run("embed", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_without_pyarrow_parquet_says_what_to_install(run, tmp_path, monkeypatch):
+    path = write_inputs(tmp_path, TEXTS)[".txt"]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = run("embed", "--input", path, "--output", tmp_path / "o.parquet")
+    assert code == 1
+    assert "pip install 'lasttoken[parquet]'" in err
+
+
+def test_headers_and_the_token_go_along(run, fake, monkeypatch):
+    monkeypatch.setenv("LASTTOKEN_TOKEN", "s3cret")
+    assert run("embed", "--header", "x-team=search", "a")[0] == 0
+    assert fake.calls[0].metadata["authorization"] == "Bearer s3cret"
+    assert fake.calls[0].metadata["x-team"] == "search"
+
+
+def test_exit_codes_stand_in_the_help(run):
+    _, out, _ = run("embed", "--help")
+    for words in ("0 done", "1 failed", "2 wrong usage", "130 interrupted"):
+        assert words in out
+
+
+def test_a_refusal_is_tried_again_into_a_file(run, fake, tmp_path):
+    fake.first.extend([refuse(grpc.StatusCode.UNAVAILABLE, "overloaded: full")] * 8)
+    assert run("embed", "a", "--output", tmp_path / "o.npy")[0] == 0
+
+
+def test_sources_are_streams(tmp_path):
+    paths = write_inputs(tmp_path, many(5000))
+    for path in paths.values():
+        source = TextSource(paths=(path,))
+        assert source.count() == 5000
+        assert next(source.texts()) == "text 0 "
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_progress_bar_tells_share_rate_and_time_left():
+    now = [0.0]
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        now[0] = 0.0
+        progress = Progress(400, done=100, stream=stream, clock=lambda: now[0])
+        now[0] = 10.0
+        progress.advance(100)
+        progress.close()
+    assert " 50% |############            | 200/400 texts, 10/s, 0:20 left" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\n")
+    assert pipe.getvalue() == ""
+    unknown = Progress(None, stream=Terminal(), clock=lambda: now[0])
+    assert unknown.line(now[0] + 75.0) == "0 texts, 0/s, 1:15"
