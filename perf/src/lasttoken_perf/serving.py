@@ -89,9 +89,10 @@ def open_serving(
             say(f"exporting {options.model} as {options.precision}")
             entry = catalogue_entry(options.model)
             checkpoint = open_checkpoint(entry.source, cache_folder=cache_folder)
-            export_model(
-                checkpoint, entry, ExportOptions(output=repository, precision=options.precision)
-            )
+            wanted = {"output": repository, "precision": options.precision}
+            if (queue := getattr(options, "max_queue_tokens", None)) is not None:
+                wanted["max_queue_tokens"] = queue
+            export_model(checkpoint, entry, ExportOptions(**wanted))
         server = stack.enter_context(
             LocalTriton(repository, cache_folder=cache_folder, announce=say)
         )

@@ -1,0 +1,71 @@
+"""``lasttoken-perf overload``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.corpus import DISTRIBUTIONS
+from lasttoken_perf.overload import OverloadOptions, bars, run_overload
+from lasttoken_perf.results import spread
+from lasttoken_perf.serving import add_serving_arguments, open_serving
+from lasttoken_perf.tables import markdown_table
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_serving_arguments(parser)
+    parser.add_argument(
+        "--distribution", choices=sorted(DISTRIBUTIONS), default="mixture", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="of each stretch of load (%(default)s)"
+    )
+    parser.add_argument(
+        "--factor", type=float, default=2.0, help="offered over sustained load (%(default)s)"
+    )
+    parser.add_argument(
+        "--clients", type=int, default=64, help="of the sustained and the bulk load (%(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="of everything (%(default)s)")
+    parser.set_defaults(max_queue_tokens=8192)
+    parser.add_argument(
+        "--max-queue-tokens", type=int, metavar="N",
+        help="of the export: what may wait bounds how long it waits (%(default)s)",
+    )  # fmt: skip
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    with open_serving(options, cache_folder=cache_folder(), say=say) as serving:
+        result = run_overload(
+            serving,
+            OverloadOptions(
+                distribution=options.distribution,
+                seconds=options.seconds,
+                factor=options.factor,
+                clients=options.clients,
+                repeats=options.repeats,
+            ),
+            say=say,
+        )
+    found = {name: spread(values) for name, values in bars(result["rows"]).items()}
+    print(
+        "\n".join(
+            markdown_table(
+                ["figure", "median", "min", "max"],
+                (
+                    [name, *(f"{value[key]:.2f}" for key in ("median", "min", "max"))]
+                    for name, value in found.items()
+                ),
+            )
+        )
+    )
+    return {**result, "bars": found}
+
+
+COMMAND = Command(
+    name="overload",
+    summary="beyond the sustained load: goodput, refusals, interactive requests beside bulk",
+    add_arguments=_add_arguments,
+    run=_run,
+)
