@@ -8,6 +8,8 @@ UV := PYTHONPATH=$(UV_HOME) $(PYTHON) -m uv
 BIN := .venv/bin
 # torch is a reference only (parity tests, peers): pip installs it, apart from what uv.lock pins.
 TORCH ?= torch==2.13.0
+# Of the demonstration: fp32, fp16, int8, int8-weights or int4.
+PRECISION ?= fp32
 ENCODER := model_repository/sfr_embedding_mistral_encoder/1
 TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
@@ -49,7 +51,7 @@ reference: .venv/.reference ## The same and torch, transformers, sentence-transf
 integrations: .venv/.integrations ## The same and the tools that the client has adapters for
 
 demo: .venv/.demo ## Export the demonstration model, serve it with a real Triton, embed over gRPC
-	@$(BIN)/lasttoken demo
+	@$(BIN)/lasttoken demo --precision $(PRECISION)
 
 test: .venv/.integrations ## All tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -88,7 +88,7 @@ def test_smoothing_that_is_folded_changes_nothing(name, models, tmp_path, monkey
 
     found = Calibration.factors
     monkeypatch.setattr(Calibration, "factors", factors)
-    monkeypatch.setattr(Calibration, "needs_floats", lambda self, linear: True)
+    monkeypatch.setattr(Calibration, "needs_floats", lambda self, linear, by_row: True)
     reference = encode(session_of(model, tmp_path, "fp32", "onnxruntime"), token_rows(2))
     smoothed = encode(session_of(model, tmp_path, "int8", "tensorrt"), token_rows(2))
     assert (smoothed * reference).sum(1).min() > 0.9999

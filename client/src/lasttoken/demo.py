@@ -32,7 +32,9 @@ _THROUGHPUT_TEXTS = 240
 def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the demo."""
     parser.add_argument("--model", default="smollm2-135m", help="catalogue name (%(default)s)")
-    parser.add_argument("--precision", default="fp32", help="fp32 or fp16 (%(default)s)")
+    parser.add_argument(
+        "--precision", default="fp32", help="fp32, fp16, int8, int8-weights or int4 (%(default)s)"
+    )
 
 
 def run_demo(

@@ -2,9 +2,8 @@
 
 - Floats: MatMul.
 - int8 on ONNX Runtime's CPU provider: uint8 activations with zero point 128, for which the CPU has
-  instructions. A static scale where calibration found it good enough; elsewhere each row is first
-  divided by its own largest element, so that all share the scale 1: the runtime still
-  fuses the product. Neither depends on what else is in the batch.
+  instructions. Each row is first divided by its own largest element, so that all share the scale 1:
+  the runtime still fuses the product, and no row depends on what else is in the batch.
 - int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
   the graph; a layer that is too sensitive for it stays in floats.
 - int8 and int4 weights: DequantizeLinear, in blocks where the runtime knows them.
@@ -83,10 +82,9 @@ class LinearLayers:
         elif weights == "int8" and activations == "float":
             weight = self._int8_only_weight(layer)
         elif self._precision.is_float or (
-            not self._on_cpu
-            and weights == "int8"
+            weights == "int8"
             and smoothing is not None
-            and smoothing.needs_floats(layer.name)
+            and smoothing.needs_floats(layer.name, by_row=self._on_cpu)
         ):
             weight = self._float_weight(layer)
         else:
@@ -106,7 +104,7 @@ class LinearLayers:
             weight = self._channel_weight(layer, "int8")
             zero_point = np.asarray(128, np.uint8) if self._on_cpu else np.asarray(0, np.int8)
             scale = calibration.int8_scale(layer.name)
-            if self._on_cpu and calibration.needs_rows(layer.name):
+            if self._on_cpu:
                 value, row_scale = self._divide_rows(value, name)
                 scale = 1.0
         parameters = [

@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 
 from lasttoken_export.quantisation.weights import FP8_LARGEST, Floats
 
-ROWS_ABOVE = 0.0
-FLOATS_ABOVE = 0.02
-"""Mean relative squared errors of a layer's output with static int8 scales; see docs/precisions.md.
-
-Above the first, ONNX Runtime gets a scale a row; above the second, TensorRT keeps the layer in
-floats.
-"""
+ROWS_FLOATS_ABOVE = 0.002
+STATIC_FLOATS_ABOVE = 0.02
+"""Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
+row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
 
 
@@ -56,13 +53,12 @@ class Calibration:
         """Return the static scale of its inputs in float8 E4M3."""
         return float(self._array(linear, "range")[0] / FP8_LARGEST)
 
-    def needs_rows(self, linear: str) -> bool:
-        """Whether its inputs want a scale a row where the runtime can do so."""
-        return float(self._array(linear, "errors")[0]) > ROWS_ABOVE
-
-    def needs_floats(self, linear: str) -> bool:
-        """Whether a static scale would cost too much."""
-        return float(self._array(linear, "errors")[0]) > FLOATS_ABOVE
+    def needs_floats(self, linear: str, *, by_row: bool) -> bool:
+        """Whether int8 would cost too much: with a scale a row of its inputs, or one for all."""
+        static_error, row_error = self._array(linear, "errors")
+        if by_row:
+            return bool(row_error > ROWS_FLOATS_ABOVE)
+        return bool(static_error > STATIC_FLOATS_ABOVE)
 
     def int4_codes(self, linear: str) -> NDArray[np.int8]:
         """Return its weights' codes: ``[in, out]``, -8 to 7."""

@@ -1,0 +1,97 @@
+"""Calibration of a small model: kept, found again, gone on with, always the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.errors import InvalidOption
+from lasttoken_export.graph.model_graph import model_graph
+from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.quantisation.calibrate import calibrate_model
+from unit.export.checkpoints import write_folder
+
+ROWS = [np.arange(2, 2 + length, dtype=np.int32) for length in (1, 4, 11, 30)]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return open_checkpoint(write_folder(tmp_path / "hf"))
+
+
+def calibrate(checkpoint, folder, **changes):
+    options = {"precision": "int8", "contract": EmbeddingContract(), "folder": folder}
+    return calibrate_model(checkpoint, ROWS, **(options | changes))
+
+
+def contents(calibration):
+    return {
+        f"{path.name}/{name}": array.tobytes()
+        for path in sorted(calibration.folder.glob("*.npz"))
+        for name, array in np.load(path).items()
+    }
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_calibration_is_the_same_each_time(precision, checkpoint, tmp_path):
+    first = calibrate(checkpoint, tmp_path / "a", precision=precision)
+    second = calibrate(checkpoint, tmp_path / "b", precision=precision)
+    assert contents(first) == contents(second)
+    assert first.folder.name == second.folder.name
+    assert len(first.manifest["linears"]) == 8
+
+
+def test_it_is_kept_beside_the_checkpoint_and_found_again(checkpoint):
+    first = calibrate(checkpoint, None)
+    assert first.folder.is_relative_to(checkpoint.folder)
+    layers = []
+    again = calibrate(checkpoint, None, on_layer=lambda done, _: layers.append(done))
+    assert again.folder == first.folder
+    assert layers == []  # nothing was done
+
+
+def test_a_stopped_calibration_goes_on_where_it_was(checkpoint, tmp_path):
+    whole = calibrate(checkpoint, tmp_path / "whole")
+
+    def stop(done, _):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(checkpoint, tmp_path / "stopped", on_layer=stop)
+    layers = []
+    resumed = calibrate(
+        checkpoint, tmp_path / "stopped", on_layer=lambda done, _: layers.append(done)
+    )
+    assert layers == [1, 2]
+    assert contents(resumed) == contents(whole)
+    assert not list(resumed.folder.glob("hidden-*"))
+
+
+def test_fp8_and_int8_share_their_scales(checkpoint, tmp_path):
+    int8, fp8 = (calibrate(checkpoint, tmp_path, precision=name) for name in ("int8", "fp8"))
+    assert int8.folder == fp8.folder
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"contract": EmbeddingContract(attention="bidirectional")}]
+)
+def test_what_decides_the_scales_decides_their_folder(changes, checkpoint, tmp_path):
+    assert (
+        calibrate(checkpoint, tmp_path).folder != calibrate(checkpoint, tmp_path, **changes).folder
+    )
+
+
+def test_other_weights_have_another_folder(checkpoint, tmp_path):
+    from unit.export.checkpoints import tensors
+
+    weights = tensors()
+    weights["norm.weight"][0] += 1
+    other = open_checkpoint(write_folder(tmp_path / "other", weights))
+    assert calibrate(checkpoint, tmp_path).folder != calibrate(other, tmp_path).folder
+
+
+def test_a_calibrated_precision_without_a_calibration_is_refused(checkpoint):
+    with pytest.raises(InvalidOption, match="int8 needs a calibration; make one with"):
+        model_graph(checkpoint, precision="int8", contract=EmbeddingContract())
