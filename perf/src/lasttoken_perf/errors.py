@@ -8,6 +8,7 @@ PerfError
 ├── ToolUnavailable   perf_analyzer or a peer cannot be installed or run here
 ├── NotEnoughRoom     the disk has too little room for what is measured
 ├── MemoryBarMissed   an export took more memory than it may
+├── TaskUnavailable   a task's data is not at hand, or a precision cannot be served here
 ├── MissingLibrary    an optional library is not installed
 └── InvalidPlan       the question to the planner is malformed
     ├── UnknownModel
@@ -48,6 +49,10 @@ class NotEnoughRoom(PerfError):
 
 class MemoryBarMissed(PerfError):
     """An export took more memory than it may."""
+
+
+class TaskUnavailable(PerfError):
+    """A task's data is not at hand, or a precision cannot be served on this machine."""
 
 
 class MissingLibrary(PerfError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def export_precisions(
     entry: CatalogueEntry,
     repository: Path,
     *,
+    only: Collection[str] | None = None,
     say: Callable[[str], None],
 ) -> list[PrecisionExport]:
     """Export every precision that ONNX Runtime's CPU provider runs, unless it lies there already.
@@ -58,10 +59,13 @@ def export_precisions(
         checkpoint: The weights.
         entry: The contract that they are served by.
         repository: Triton model repository; each precision is a model of its own there.
+        only: Of these precisions; None for all.
         say: Told what is being done.
     """
     found = []
     for precision in safe_precisions(TARGET, entry.precisions):
+        if only is not None and precision not in only:
+            continue
         name = f"{entry.triton_name}_{precision.replace('-', '_')}"
         if not (repository / name / "1" / "card.json").is_file():
             say(f"exporting {entry.name} in {precision}")

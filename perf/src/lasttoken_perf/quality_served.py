@@ -1,0 +1,130 @@
+"""Retrieval and similarity figures of served vectors, fp32 against every other precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lasttoken import EmbeddingClient
+from lasttoken_export.quality.metrics import cosines, ndcg, top_overlap
+from lasttoken_export.quality.token_rows import prompts_of
+from lasttoken_perf.bench import check_vectors
+from lasttoken_perf.quality_task import QualityTask
+from lasttoken_perf.results import Row
+from lasttoken_perf.served import CALL_TIMEOUT_S
+
+SUBJECT = "lasttoken server"
+_PAIRS_OF_SIMILARITY = 20_000
+
+
+def embed_task(
+    url: str, model: str, task: QualityTask, *, prompts: Collection[str], dimensions: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embed a task's queries and documents by a server, each in its prompt.
+
+    Args:
+        url: The server's gRPC address.
+        model: Name of the ensemble.
+        task: The texts. A prompt of the task's own name is taken for its queries.
+        prompts: Names of the model's prompts.
+        dimensions: Elements that a vector must have.
+
+    Raises:
+        WrongAnswer: A vector is no unit vector of that size.
+    """
+    query_prompt, document_prompt = prompts_of(dict.fromkeys(prompts, ""))
+    if task.name in prompts:
+        query_prompt = task.name
+    found = []
+    with EmbeddingClient(url, model, on_truncation="ignore") as client:
+        for texts, prompt in ((task.queries, query_prompt), (task.documents, document_prompt)):
+            vectors = client.embed(
+                list(texts), prompt_name=prompt, timeout_s=CALL_TIMEOUT_S, priority="bulk"
+            )
+            check_vectors(vectors, len(texts), dimensions)
+            found.append(vectors)
+    return found[0], found[1]
+
+
+def quality_rows(
+    vectors: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
+    gains: NDArray[np.float32],
+) -> list[Row]:
+    """Compare every precision with fp32.
+
+    Args:
+        vectors: By precision, fp32 among them: of the queries and of the documents.
+        gains: ``[queries, documents]``.
+    """
+    scores = {
+        precision: queries.astype(np.float64) @ documents.astype(np.float64).T
+        for precision, (queries, documents) in vectors.items()
+    }
+    exact = scores["fp32"]
+    base = ndcg(exact, gains)
+    random = np.random.default_rng(0)
+    pairs = random.integers(0, exact.size, min(_PAIRS_OF_SIMILARITY, exact.size))
+    rows: list[Row] = []
+    for precision, own in scores.items():
+        found = ndcg(own, gains)
+        each = cosines(np.concatenate(vectors[precision]), np.concatenate(vectors["fp32"]))
+        reference = max(float(base.mean()), 1e-12)
+        rows.append(
+            {
+                "subject": SUBJECT,
+                "precision": precision,
+                "ndcg_at_10": float(found.mean()),
+                "ndcg_change": float((found - base).mean() / reference),
+                "ndcg_change_error": float((found - base).std() / np.sqrt(len(base)) / reference),
+                "top10_overlap": top_overlap(own, exact),
+                "mean_cosine": float(each.mean()),
+                "p1_cosine": float(np.percentile(each, 1)),
+                "minimum_cosine": float(each.min()),
+                "similarity_spearman": spearman(own.ravel()[pairs], exact.ravel()[pairs]),
+            }
+        )
+    return rows
+
+
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Return the rank correlation of two ``[n]`` arrays; equals share the mean of their ranks."""
+    one, other = (ranks - ranks.mean() for ranks in (_ranks(first), _ranks(second)))
+    return float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum()))
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[place]
+    return ranks
+
+
+def render(
+    rows: Sequence[Row],
+    published: Sequence[Mapping[str, object]],
+    task: QualityTask,
+    *,
+    line: Callable[[str], None],
+) -> None:
+    """Write the figures for a reader: measured ones, and published ones marked as such."""
+    line(f"Measured on {task.name}: {len(task.queries)} queries, {len(task.documents)} documents "
+         f"({task.source}), served by a real Triton")  # fmt: skip
+    line("")
+    line("| precision | nDCG@10 | change from fp32 | top-10 overlap | cosine mean | minimum | "
+         "similarity, rank correlation |")  # fmt: skip
+    line("|---|---:|---:|---:|---:|---:|---:|")
+    for row in rows:
+        line(
+            f"| {row['precision']} | {row['ndcg_at_10']:.4f} | {row['ndcg_change']:+.2%} ± "
+            f"{row['ndcg_change_error']:.2%} | {row['top10_overlap']:.3f} | "
+            f"{row['mean_cosine']:.5f} | {row['minimum_cosine']:.5f} | "
+            f"{row['similarity_spearman']:.5f} |"
+        )
+    line("")
+    if not published:
+        line("Published figures: none in the catalogue for this model.")
+    for figure in published:
+        line(f"Published, not measured here: {figure['metric']} {figure['value']} "
+             f"({figure['source']})")  # fmt: skip

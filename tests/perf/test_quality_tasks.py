@@ -1,0 +1,98 @@
+"""Tasks from local files, and the figures of served vectors."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lasttoken_export.catalogue import entry
+from lasttoken_perf import cli
+from lasttoken_perf.errors import TaskUnavailable
+from lasttoken_perf.quality_served import quality_rows, render, spearman
+from lasttoken_perf.quality_task import task_of_folder
+from lasttoken_perf.results import make_result
+
+QRELS = "query-id\tcorpus-id\tscore\nq2\td1\t2\nq2\td3\t1\nq1\td2\t1\nq3\td1\t0\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """BEIR's layout."""
+    corpus = [
+        {"_id": "d1", "title": "One", "text": "first"},
+        {"_id": "d2", "title": "", "text": "second"},
+        {"_id": "d3", "text": "third"},
+    ]
+    queries = [{"_id": f"q{i}", "text": f"query {i}"} for i in (1, 2, 3)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)) + "\n")
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text(QRELS)
+    return tmp_path
+
+
+def test_a_task_is_read_with_its_graded_judgements(folder):
+    task = task_of_folder("SciFact", folder)
+    assert task.documents == ("One first", "second", "third")
+    assert task.queries == ("query 2", "query 1")  # q3 has no relevant document
+    assert task.gains.tolist() == [[2, 0, 1], [0, 1, 0]]
+
+
+def test_data_that_is_not_at_hand_is_refused(folder):
+    (folder / "corpus.jsonl").unlink()
+    with pytest.raises(TaskUnavailable, match=r"'SciFact' is not at hand: .*corpus\.jsonl is miss"):
+        task_of_folder("SciFact", folder)
+
+
+def test_data_that_is_not_whole_is_refused(folder):
+    (folder / "qrels/test.tsv").write_text(QRELS + "q1\td9\t1\n")
+    with pytest.raises(TaskUnavailable, match="judges 'd9', which is in neither file"):
+        task_of_folder("SciFact", folder)
+    (folder / "queries.jsonl").write_text('{"_id": "q1"}\n')
+    with pytest.raises(TaskUnavailable, match=r"queries\.jsonl:1 is no JSON object"):
+        task_of_folder("SciFact", folder)
+
+
+def test_the_command_line_refuses_a_task_without_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path))
+    assert cli.main(["quality", "--task", "NFCorpus"]) == 1
+    assert "the data of the task 'NFCorpus' is not at hand" in capsys.readouterr().err
+
+
+def test_rank_correlation_is_that_of_scipy():
+    spearmanr = pytest.importorskip("scipy.stats").spearmanr
+    random = np.random.default_rng(0)
+    one = random.normal(size=200)
+    other = one + random.normal(size=200)
+    ties = np.round(other)
+    assert spearman(one, other) == pytest.approx(spearmanr(one, other).statistic)
+    assert spearman(one, ties) == pytest.approx(spearmanr(one, ties).statistic)
+    assert spearman(one, -one) == pytest.approx(-1)
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_every_precision_is_compared_with_fp32():
+    random = np.random.default_rng(0)
+    documents = random.normal(size=(40, 16))
+    exact = unit(documents[:30] + 0.5 * random.normal(size=(30, 16))), unit(documents)
+    noisy = tuple(unit(part + 0.1 * random.normal(size=part.shape)) for part in exact)
+    gains = np.eye(30, 40)
+    fp32, int8 = quality_rows({"fp32": exact, "int8": noisy}, gains)
+    assert (fp32["ndcg_change"], fp32["top10_overlap"]) == (0, 1)
+    assert fp32["similarity_spearman"] == pytest.approx(1)
+    assert int8["ndcg_at_10"] == pytest.approx(fp32["ndcg_at_10"] * (1 + int8["ndcg_change"]))
+    assert int8["minimum_cosine"] < int8["p1_cosine"] < int8["mean_cosine"] < 0.97
+    assert 0.5 < int8["similarity_spearman"] < 0.99
+    make_result(kind="quality", what="a test", rows=[fp32, int8])  # every field is documented
+
+
+def test_published_figures_are_marked(folder):
+    lines = []
+    task = task_of_folder("SciFact", folder)
+    render([], entry("all-minilm-l6-v2").quality, task, line=lines.append)
+    assert "Published, not measured here: retrieval 41.9 (MTEB English v1, 56 tasks)" in lines
+    render([], entry("smollm2-135m").quality, task, line=lines.append)
+    assert lines[-1].startswith("Published figures: none")
