@@ -23,7 +23,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/lasttoken /opt/lasttoken
 COPY --from=packages /opt/lasttoken-cache /opt/lasttoken-cache
-COPY docker/scripts/probe.py docker/scripts/check_repository.py /opt/lasttoken/bin/
+COPY docker/scripts/probe.py /opt/lasttoken/bin/
+COPY client/src/lasttoken/local/check_repository.py /opt/lasttoken/bin/
 ENV PATH=/opt/lasttoken/bin:$PATH \
     LASTTOKEN_CACHE=/opt/lasttoken-cache
 USER 1000:1000

@@ -19,7 +19,8 @@ LABEL org.opencontainers.image.title="lasttoken server" \
       org.opencontainers.image.description="Text embeddings on NVIDIA Triton, without padding" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=packages /opt/lasttoken/site /opt/lasttoken/site
-COPY docker/scripts/serve.sh docker/scripts/probe.py docker/scripts/check_repository.py /opt/lasttoken/bin/
+COPY docker/scripts/serve.sh docker/scripts/probe.py /opt/lasttoken/bin/
+COPY client/src/lasttoken/local/check_repository.py /opt/lasttoken/bin/
 ENV PYTHONPATH=/opt/lasttoken/site \
     PYTHONDONTWRITEBYTECODE=1 \
     MODEL_REPOSITORY=/models

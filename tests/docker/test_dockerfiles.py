@@ -38,8 +38,8 @@ def test_the_release_of_triton_is_pinned_and_the_same_for_builder_and_server():
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_scripts_that_are_called_exist_and_can_be_run(path):
-    for name in re.findall(r"docker/scripts/([\w.]+)", path.read_text()):
-        script = ROOT / "docker" / "scripts" / name
+    for name in re.findall(r"(?:docker/scripts|client/src)/[\w./]+", path.read_text()):
+        script = ROOT / name
         assert script.is_file(), name
         assert script.suffix == ".py" or script.stat().st_mode & 0o111
 

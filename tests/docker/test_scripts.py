@@ -234,6 +234,8 @@ def test_what_is_not_locked_by_hash_is_not_installed(docker, tmp_path):
 
 # --- check_repository.py -------------------------------------------------------------------------
 
+CHECK = "client/src/lasttoken/local/check_repository.py"
+
 
 @pytest.fixture
 def repository(tmp_path):
@@ -258,7 +260,7 @@ def edit_card(repository, change):
 
 
 def test_a_repository_as_exported_passes(docker, repository):
-    script = docker / "scripts" / "check_repository.py"
+    script = docker.parent / CHECK
     done = run(sys.executable, script, repository)
     assert done.returncode == 0, done.stderr
     assert "as exported: m" in done.stdout
@@ -283,14 +285,14 @@ def test_a_repository_as_exported_passes(docker, repository):
 )
 def test_a_repository_that_was_changed_does_not(docker, repository, damage, said):
     damage(repository)
-    done = run(sys.executable, docker / "scripts" / "check_repository.py", repository)
+    done = run(sys.executable, docker.parent / CHECK, repository)
     assert done.returncode == 1
     assert said in done.stderr
 
 
 @pytest.mark.server
 def test_what_the_exporter_writes_passes(docker, smollm2_repository):
-    done = run(sys.executable, docker / "scripts" / "check_repository.py", smollm2_repository)
+    done = run(sys.executable, docker.parent / CHECK, smollm2_repository)
     assert done.returncode == 0, done.stderr
 
 

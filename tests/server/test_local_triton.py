@@ -20,6 +20,7 @@ import pytest
 from lasttoken import (
     EmbeddingClient,
     LasttokenError,
+    RepositoryInvalid,
     ServerError,
     ServerStartFailed,
     ServerStopped,
@@ -288,3 +289,16 @@ def test_serve_shows_the_log_when_it_fails(repository):
     assert done.stdout == ""
     assert f"{MODEL}_encoder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_is_not_as_exported_is_not_loaded(smollm2_repository, tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(smollm2_repository, repository)
+    weights = next(repository.glob("*_encoder/1/encoder.onnx.data"))
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(RepositoryInvalid, match=r"encoder\.onnx\.data: sha256 is"):
+        LocalTriton(repository).start()

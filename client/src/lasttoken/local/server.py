@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from lasttoken.errors import InvalidInput, ServerStartFailed, ServerStopped
+from lasttoken.errors import InvalidInput, RepositoryInvalid, ServerStartFailed, ServerStopped
 from lasttoken.local.cache_folder import default_cache_folder
+from lasttoken.local.check_repository import check_model, models_with_cards
 from lasttoken.local.ports import address, free_ports
 from lasttoken.local.process import ServerProcess
 from lasttoken.local.program import ServerProgram, find_program
@@ -72,6 +73,7 @@ class LocalTriton:
         python: str | Path | None = None,
         cache_folder: str | Path | None = None,
         requirements: str | Path | None = None,
+        verify: bool = True,
         extra_args: Sequence[str] = (),
         announce: Callable[[str], None] | None = None,
     ) -> None:
@@ -91,6 +93,7 @@ class LocalTriton:
             cache_folder: Where Triton and its environment are kept; None for `~/.cache/lasttoken`.
             requirements: Hashed requirements of the Python models' environment; None for the ones
                 that came with this package.
+            verify: Compare the files of every model that has a card with its digests first.
             extra_args: More arguments for `tritonserver`; they come last and so win.
             announce: Told in a few words what takes long, when something does; None for silence.
 
@@ -120,6 +123,7 @@ class LocalTriton:
             default_cache_folder() if cache_folder is None else Path(cache_folder).absolute()
         )
         self._requirements = REQUIREMENTS if requirements is None else Path(requirements)
+        self._verify = verify
         self._extra_args = tuple(extra_args)
         self._announce = announce or _say_nothing
         self._server_id = f"lasttoken_{os.getpid()}_{secrets.token_hex(4)}"
@@ -133,12 +137,15 @@ class LocalTriton:
         Raises:
             UnsupportedPlatform: No Triton for this system, or no interpreter that can host models.
             InstallationFailed: Triton or its environment could not be fetched.
-            RepositoryInvalid: The folder is not a model repository.
+            RepositoryInvalid: The folder is not a model repository, or a model in it is not as it
+                was exported.
             ServerStartFailed: The server ended or did not become ready; with the end of its log.
         """
         if self._process is not None:
             raise ServerStartFailed(f"this server runs already, as process {self.pid}")
         models = read_repository(self._repository)
+        if self._verify:
+            self._check_digests()
         program = find_program(self._cache_folder, self._python, self._requirements, self._announce)
         for attempt in range(1, _START_ATTEMPTS + 1):
             self._ports = self._choose_ports()
@@ -272,6 +279,15 @@ class LocalTriton:
         self._running()
         assert self._ports is not None
         return self._ports
+
+    def _check_digests(self) -> None:
+        cards = models_with_cards(self._repository)
+        wrong = [line for model in cards for line in check_model(self._repository, model)]
+        if wrong:
+            raise RepositoryInvalid(
+                f"{str(self._repository)!r} is not as it was exported: {'; '.join(wrong)}; export "
+                "the model again, or copy it anew"
+            )
 
     def _choose_ports(self) -> _Ports:
         wanted = self._wanted_ports

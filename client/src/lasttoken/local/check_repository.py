@@ -1,4 +1,4 @@
-"""Checks every model of a repository against the digests on its card, before anything is loaded.
+"""Checks models of a repository against the digests on their cards, before anything is loaded.
 
     check_repository.py FOLDER [MODEL...]       MODEL: ensembles; without: all that have a card
 
@@ -6,8 +6,11 @@ Each card (``<model>/1/card.json``) names the files that decide what the model a
 SHA-256. A file that is missing, differs, or lies outside the model's own folders fails the check,
 as does a repository without a card, or a card with no files.
 
-Exit codes: 0 all as exported, 1 not, 2 wrong usage. Only the standard library is used.
+Exit codes: 0 all as exported, 1 not, 2 wrong usage. Only the standard library is used: the images
+copy this file and run it by itself.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -18,7 +21,12 @@ from pathlib import Path
 STEPS = ("", "_tokenizer", "_encoder")
 
 
-def check_model(repository, model):
+def models_with_cards(repository: Path) -> list[str]:
+    """Names of the ensembles that have a card."""
+    return sorted(card.parents[1].name for card in repository.glob("*/1/card.json"))
+
+
+def check_model(repository: Path, model: str) -> list[str]:
     """Return what is wrong with one model, a line a file; empty if it is as exported."""
     card_file = repository / model / "1" / "card.json"
     try:
@@ -36,8 +44,7 @@ def check_model(repository, model):
             wrong.append(f"{name}: not within the folders of {model}")
             continue
         try:
-            with (repository / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256(repository / name)
         except OSError as error:
             wrong.append(f"{name}: {error.strerror}")
             continue
@@ -46,14 +53,26 @@ def check_model(repository, model):
     return wrong
 
 
-def main():
+def sha256(path: Path) -> str:
+    """Digest of a file, in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def main() -> int:
     """Run the check; return the exit code."""
     parser = argparse.ArgumentParser(prog="check_repository.py", description=__doc__)
     parser.add_argument("repository", type=Path)
     parser.add_argument("models", nargs="*", metavar="MODEL")
     options = parser.parse_args()
-    cards = options.repository.glob("*/1/card.json")
-    models = options.models or sorted(card.parents[1].name for card in cards)
+    models = options.models or models_with_cards(options.repository)
     if not models:
         sys.stderr.write(f"{options.repository}: no model with a card\n")
         return 1
