@@ -45,7 +45,6 @@ class TritonPythonModel:
             else self._respond([next(rows) for _ in answer])
             for answer in answers
         ]
-        # Once for all requests: each call is a message to the server's process.
         self._metrics.add(
             {
                 "texts": len(tokenized),
@@ -55,6 +54,10 @@ class TritonPythonModel:
             }
         )
         return responses
+
+    def finalize(self) -> None:
+        """Tell the last counts."""
+        self._metrics.close()
 
     def _read(self, request: Any) -> list[PromptedText] | InvalidText:
         text, prompt_name, instruction = (

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
+_log = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 5.0
 _COUNTERS = {
     "texts": "Texts tokenized",
     "tokens": "Tokens of the texts tokenized",
@@ -14,7 +19,10 @@ _COUNTERS = {
 
 
 class TokenizerMetrics:
-    """Counters, each told once for a group of requests.
+    """Counters, told to the server on a thread of their own.
+
+    Each telling is a message to the server's process and back, so no answer waits for one; what
+    comes together meanwhile is told as one.
 
     Args:
         pb_utils: The module ``triton_python_backend_utils``.
@@ -33,17 +41,52 @@ class TokenizerMetrics:
         }
         self._counters = {name: self._families[name].Metric(labels=labels) for name in _COUNTERS}
         self._refused: dict[str, Any] = {}
+        self._changed = threading.Condition()
+        self._waiting: dict[tuple[str, str], float] = {}
+        self._closing = False
+        self._thread = threading.Thread(target=self._tell, name="metrics", daemon=True)
+        self._thread.start()
 
     def add(self, counts: Mapping[str, float]) -> None:
         """Add to the counters, by name."""
-        for name, value in counts.items():
-            if value:
-                self._counters[name].increment(value)
+        with self._changed:
+            for name, value in counts.items():
+                self._waiting[name, ""] = self._waiting.get((name, ""), 0.0) + value
+            self._changed.notify()
 
     def refused(self, reason: str) -> None:
         """Count a refused request."""
+        with self._changed:
+            self._waiting["refused", reason] = self._waiting.get(("refused", reason), 0.0) + 1
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Tell what is left."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(_CLOSE_TIMEOUT_S)
+
+    def _tell(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                waiting, self._waiting = self._waiting, {}
+            try:
+                for (name, reason), value in waiting.items():
+                    if value:
+                        self._counter(name, reason).increment(value)
+            except Exception:  # noqa: BLE001 - the next ones are worth telling still
+                _log.exception("metrics could not be told to the server")
+
+    def _counter(self, name: str, reason: str) -> Any:
+        if name != "refused":
+            return self._counters[name]
         if reason not in self._refused:
             self._refused[reason] = self._families["refused"].Metric(
                 labels={**self._labels, "reason": reason}
             )
-        self._refused[reason].increment(1)
+        return self._refused[reason]
