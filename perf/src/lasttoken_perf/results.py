@@ -51,6 +51,7 @@ FIELDS: dict[str, str] = {
     "request_rate_per_s": "requests a second that were offered",
     "texts_per_request": "texts that one request carries",
     "service_class": "interactive or bulk",
+    "dimensions": "elements of a vector, where a result holds several sizes",
     "repeat": "number of the repeat, from 1",
     "variant": "setting that was varied",
     # Throughput.
@@ -90,6 +91,7 @@ FIELDS: dict[str, str] = {
     # Resources.
     "cpu_cores": "processor time of the subject over wall time, in cores",
     "cpu_s_per_1000_texts": "processor seconds of the client for a thousand texts",
+    "gateway_cpu_s_per_1000_texts": "processor seconds of the gateway for a thousand texts",
     "rss_bytes": "largest resident memory of the subject and its children",
     "gpu_power_w": "mean power of the GPU",
     "gpu_memory_bytes": "largest memory in use on the GPU",
@@ -112,7 +114,13 @@ FIELDS: dict[str, str] = {
 }
 """Every field that a row may have, and what it means."""
 
-NUMBERS_OF_A_POINT = ("concurrency", "request_rate_per_s", "texts_per_request", "objective_ms")
+NUMBERS_OF_A_POINT = (
+    "concurrency",
+    "request_rate_per_s",
+    "texts_per_request",
+    "dimensions",
+    "objective_ms",
+)
 """Numbers that say what a row is about; `summarise` keeps them as they are."""
 
 
