@@ -15,7 +15,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-export precision-table parity gguf-files llama-cpp-parity soak clean
+.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-corpus bench-export precision-table parity gguf-files llama-cpp-parity soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -99,6 +99,9 @@ llama-cpp-parity: build/llama-cpp/.done ## Real weights against llama.cpp; write
 
 bench-client: .venv/.demo ## Vectors/s and CPU of clients against a Triton whose encoder costs nothing
 	@$(BIN)/lasttoken-perf client --output build/bench-client.json
+
+bench-corpus: .venv/.integrations ## embed-corpus on 100,000 short texts against the bare engine
+	@$(BIN)/lasttoken-perf corpus --output build/bench-corpus.json
 
 bench-export: .venv/.demo ## Export a random checkpoint of SFR's exact shape: time, peak memory, bytes
 	@$(BIN)/lasttoken-perf export --output build/bench-export.json

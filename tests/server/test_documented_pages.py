@@ -9,7 +9,7 @@ from documented import code_blocks, run_block
 pytestmark = pytest.mark.server
 
 
-@pytest.mark.parametrize(("page", "least"), [("corpora.md", 5)])
+@pytest.mark.parametrize(("page", "least"), [("corpora.md", 5), ("frameworks.md", 4)])
 def test_the_blocks_of_a_page_run_in_order(page, least, smollm2_server, tmp_path):
     blocks = code_blocks(page, {"python", "sh"})
     assert len(blocks) >= least

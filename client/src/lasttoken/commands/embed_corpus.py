@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from lasttoken.client import EmbeddingClient
 from lasttoken.commands.command import EXIT_INTERRUPTED, Command, say
 from lasttoken.errors import InvalidInput, ModelNotFound
 from lasttoken.options import RetryPolicy
+from lasttoken.progress import Progress
 
 if TYPE_CHECKING:
     from lasttoken.corpus import CorpusReport
@@ -83,7 +83,6 @@ def _run(arguments: argparse.Namespace) -> int:
         raise InvalidInput("--workers is for --ray; in one process --max-in-flight bounds the load")
     # pyarrow takes half a second that no other command needs
     from lasttoken.corpus import CorpusOptions, embed_corpus, run_here
-    from lasttoken.corpus.progress_line import ProgressLine
 
     runner: Runner = run_here
     if arguments.ray is not None:
@@ -109,19 +108,36 @@ def _run(arguments: argparse.Namespace) -> int:
         max_in_flight=arguments.max_in_flight,
         resume=arguments.resume,
     )
-    line = ProgressLine(sys.stderr)
+    bar = _Bar()
     try:
-        report = embed_corpus(options, runner=runner, progress=line)
+        report = embed_corpus(options, runner=runner, progress=bar)
     except KeyboardInterrupt:
-        line.end()
+        bar.end()
         say(f"interrupted; finished parts are in {arguments.output}, --resume continues")
         return EXIT_INTERRUPTED
     except BaseException:
-        line.end()
+        bar.end()
         raise
-    line.end()
+    bar.end()
     _tell(report, arguments)
     return 0
+
+
+class _Bar:
+    """The progress bar, which begins when the rows have been counted."""
+
+    _progress: Progress | None = None
+
+    def begin(self, *, rows: int, done: int) -> None:
+        self._progress = Progress(rows, done=done, unit="rows")
+
+    def advance(self, rows: int) -> None:
+        if self._progress is not None:
+            self._progress.advance(rows)
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
 
 
 def _only_model(urls: list[str]) -> str:
