@@ -108,6 +108,10 @@ FIELDS: dict[str, str] = {
     "ndcg_change_error": "standard error of the change",
     "bitwise_batch_invariant": "whether vectors are the same, bit by bit, in every batch",
     "similarity_spearman": "rank correlation of pairs' similarities with those of fp32",
+    # Plans.
+    "layers": "decoder layers of the graph",
+    "weight_bytes": "weights of the graph, of all types",
+    "plan_bytes": "size of the plan",
     # Judgement.
     "stable": "whether perf_analyzer found the point stable",
     "discarded": "why the row counts for nothing; absent when it counts",
@@ -120,6 +124,7 @@ NUMBERS_OF_A_POINT = (
     "texts_per_request",
     "dimensions",
     "objective_ms",
+    "layers",
 )
 """Numbers that say what a row is about; `summarise` keeps them as they are."""
 

@@ -15,6 +15,8 @@ from lasttoken_export.errors import BuildFailed, GraphRefused, UnsupportedDevice
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
+from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.tensorrt import plan_builder
 from lasttoken_export.tensorrt.callbacks import make_logger
 from lasttoken_export.tensorrt.library import load_library
@@ -23,6 +25,8 @@ from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan
 from lasttoken_export.tensorrt.plan_contents import read_plan
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import TargetDevice
+from lasttoken_perf.plain_calibration import PlainCalibration
+from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
 from unit.export.checkpoints import CONFIG, tensors, write_folder
 from unit.tokenizer.small import byte_level_tokenizer
 
@@ -64,6 +68,9 @@ def write_graph(checkpoint, path, precision, *, num_layers=None):
         target="tensorrt-rtx",
         contract=EmbeddingContract(),
         num_layers=num_layers,
+        calibration=PlainCalibration(checkpoint.config)
+        if PRECISIONS[precision].is_calibrated
+        else None,
     ).build(rotary_positions=PROFILE.max_batch_tokens, version="test")
     ir.save(graph, path, external_data=f"{path.name}.data")
     return path
@@ -203,6 +210,95 @@ def test_float32_is_built_of_separate_operators(library, graphs, tmp_path, monke
     with pytest.raises(BuildFailed, match="not supported by a dedicated kernel"):
         build_plan(graphs("fp32"), tmp_path / "failed.plan", options(library, "fp32"))
     assert not (tmp_path / "failed.plan").exists()
+
+
+WEIGHT_BITS = {"fp16": 16, "bf16": 16, "int8": 8, "int8-weights": 8, "fp8": 8, "int4": 4}
+WEIGHT_TYPES = {
+    "fp16": "half", "bf16": "bf16", "int8": "int8", "int8-weights": "int8", "fp8": "fp8_e4m3",
+    "int4": "int4",
+}  # fmt: skip
+OTHER_TYPES = {"half", "float", "bf16"}
+
+
+def check_precision(contents, precision, config, layers):
+    """What can be read of a plan: weights' types and sizes, the arithmetic, fused attention."""
+    elements = matrix_elements(config, layers)
+    stored = contents.constant_bytes[WEIGHT_TYPES[precision]]
+    wanted = elements * WEIGHT_BITS[precision] // 8
+    embeddings = 2 * config["vocab_size"] * config["hidden_size"]
+    caches = 4 * PROFILE.max_batch_tokens * 128
+    if precision in ("fp16", "bf16"):
+        assert wanted <= stored <= wanted + embeddings + caches + 10**5
+    else:
+        assert stored == wanted
+        # Scales: one a block of 64 inputs in int4, fewer elsewhere.
+        assert contents.constant_bytes["half"] < embeddings + caches + elements // 32 + 10**5
+    assert set(contents.constant_bytes) <= {WEIGHT_TYPES[precision], *OTHER_TYPES}
+    assert contents.fused_attentions == layers
+    # W8A8 multiplies by the codes; weight-only precisions multiply by what they stand for.
+    weight_only = precision in ("int8-weights", "int4")
+    kind = "computed" if weight_only else WEIGHT_TYPES[precision]
+    assert contents.products == {kind: 4 * layers}
+
+
+@pytest.mark.parametrize("precision", list(WEIGHT_BITS))
+def test_every_precision_builds_and_computes_in_it(library, graphs, tmp_path, precision):
+    build_plan(graphs(precision), tmp_path / "plan", options(library, precision))
+    check_precision(read_plan(tmp_path / "plan"), precision, SMALL, 2)
+
+
+def test_calibrated_scales_build_too(library, folder, tmp_path):
+    checkpoint = open_checkpoint(folder)
+    random = np.random.default_rng(0)
+    rows = [random.integers(0, 259, length, dtype=np.int32) for length in (3, 30, 60)]
+    contract = EmbeddingContract()
+    found = calibrate_model(
+        checkpoint, rows, precision="int8", contract=contract, folder=tmp_path / "calibration"
+    )
+    graph = model_graph(
+        checkpoint, precision="int8", target="tensorrt", contract=contract, calibration=found
+    ).build(rotary_positions=512, version="test")
+    ir.save(graph, tmp_path / "encoder.onnx", external_data="encoder.onnx.data")
+    build_plan(tmp_path / "encoder.onnx", tmp_path / "plan", options(library, "int8"))
+    contents = read_plan(tmp_path / "plan")
+    assert contents.constant_bytes["int8"] > 0
+    # Layers that a static scale would spoil stay in half precision.
+    assert sum(contents.products.values()) == 8
+    assert contents.products["int8"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8", "int4"])
+def test_smollm2_builds(library, smollm2_checkpoint, tmp_path, precision):
+    # Five of the thirty layers, which are alike: the test takes a sixth of the time.
+    layers = 5
+    graph = write_graph(smollm2_checkpoint, tmp_path / "encoder.onnx", precision, num_layers=layers)
+    build_plan(graph, tmp_path / "plan", options(library, precision))
+    config = {
+        "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+        "intermediate_size": 1536, "vocab_size": 49152,
+    }  # fmt: skip
+    check_precision(read_plan(tmp_path / "plan"), precision, config, layers)
+
+
+@pytest.fixture(scope="module")
+def sfr_layers(tmp_path_factory):
+    """Two layers of SFR-Embedding-Mistral's shape with random weights and a small vocabulary."""
+    folder = tmp_path_factory.mktemp("sfr") / "hf"
+    config = {**SFR_CONFIG, "num_hidden_layers": 2, "vocab_size": 512}
+    write_random_checkpoint(folder, config, seed=1, say=lambda _: None)
+    return config, open_checkpoint(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8", "int4"])
+def test_two_layers_of_sfrs_shape_build(library, sfr_layers, tmp_path, precision):
+    config, checkpoint = sfr_layers
+    graph = write_graph(checkpoint, tmp_path / "encoder.onnx", precision)
+    build_plan(graph, tmp_path / "plan", options(library, precision))
+    graph.with_name("encoder.onnx.data").unlink()
+    check_precision(read_plan(tmp_path / "plan"), precision, config, 2)
+    (tmp_path / "plan").unlink()
 
 
 def test_weight_streaming_changes_the_plan(library, graphs, tmp_path):
