@@ -15,7 +15,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-corpus bench-export precision-table parity gguf-files llama-cpp-parity soak clean
+.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -43,6 +43,10 @@ $(UV_HOME)/.done:
 
 .venv/.integrations: .venv/.reference
 	@$(UV) sync --quiet --locked --inexact --group dev --group reference --group integrations --group plans
+	@touch $@
+
+.venv/.plans: .venv/.demo
+	@$(UV) sync --quiet --locked --inexact --group plans
 	@touch $@
 
 setup: .venv/.demo ## Install what serving, exporting and the demo need
@@ -105,6 +109,9 @@ bench-corpus: .venv/.integrations ## embed-corpus on 100,000 short texts against
 
 bench-export: .venv/.demo ## Export a random checkpoint of SFR's exact shape: time, peak memory, bytes
 	@$(BIN)/lasttoken-perf export --output build/bench-export.json
+
+bench-plans: .venv/.plans ## Build plans by precision, without a GPU: size, time, memory
+	@$(BIN)/lasttoken-perf plans --output build/plans.json
 
 clean: ## Remove the environments and build products of this checkout
 	@rm -rf .venv build
