@@ -41,7 +41,11 @@ from lasttoken_export.tensorrt.plan_step import (
     replace_graph_by_plan,
 )
 from lasttoken_export.tensorrt.profile import PlanProfile
-from lasttoken_export.verification import check_graph, check_weights, fits_into_memory
+from lasttoken_export.verification import (
+    check_graph_where_it_runs,
+    check_weights,
+    fits_into_memory,
+)
 
 RUNTIMES = {
     "onnxruntime": "onnxruntime-cpu",
@@ -237,19 +241,18 @@ def export_model(
         first_layer = model_graph(checkpoint, **graph_options, num_layers=1).build(
             rotary_positions=max_batch_tokens, version=__version__
         )
-        checks = {"weight_bytes_compared": check_weights(graph_file, first_layer)}
+        checks: dict[str, Any] = {"weight_bytes_compared": check_weights(graph_file, first_layer)}
         checked_file, layers = graph_file, config.num_layers
         if not fits_into_memory(weight_bytes):
             checked_file, layers = graph_file.with_name("first_layer.onnx"), 1
             ir.save(first_layer, checked_file)
-        checks |= asdict(
-            check_graph(
-                checked_file,
-                layers=layers,
-                dimensions=config.hidden_size,
-                vocab_size=config.vocab_size,
-                max_length=max_length,
-            )
+        checks |= check_graph_where_it_runs(
+            checked_file,
+            target=options.runtime,
+            layers=layers,
+            dimensions=config.hidden_size,
+            vocab_size=config.vocab_size,
+            max_length=max_length,
         )
         if checked_file != graph_file:
             checked_file.unlink()

@@ -6,7 +6,7 @@ the same file of weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 import psutil
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from lasttoken_export.errors import VerificationFailed
 from lasttoken_export.model_sources import ENCODER
@@ -134,6 +136,29 @@ def check_graph(
     if checks.largest_norm_error > 1e-3 or checks.largest_batch_difference > 1e-3:
         raise VerificationFailed(f"{graph.name} does not give stable unit vectors: {checks}")
     return checks
+
+
+def check_graph_where_it_runs(graph: Path, *, target: str, **options: Any) -> dict[str, Any]:
+    """Check a graph with `check_graph`, or say why the CPU cannot run one written for a GPU.
+
+    Args:
+        graph: Path of encoder.onnx.
+        target: ``--runtime``; a graph for ``onnxruntime`` itself must run.
+        options: The other arguments of `check_graph`.
+
+    Returns:
+        Figures for the card, or ``not_run`` with the reason: bfloat16 has no kernels on the CPU.
+
+    Raises:
+        VerificationFailed: As `check_graph`.
+    """
+    try:
+        return asdict(check_graph(graph, **options))
+    except (NoKernel, Fail, InvalidGraph) as error:
+        if target == "onnxruntime":
+            raise
+        reason = str(error).strip().splitlines()[0]
+        return {"not_run": f"ONNX Runtime's CPU provider cannot run this graph: {reason}"}
 
 
 def _encode(engine: Any, rows: list[NDArray[np.int32]]) -> NDArray[np.float32]:

@@ -43,11 +43,7 @@ class PlainCalibration(Calibration):
         """Return a scale of the usual size."""
         return 0.01
 
-    def needs_rows(self, linear: str) -> bool:  # noqa: ARG002 - alike for all
-        """No layer does."""
-        return False
-
-    def needs_floats(self, linear: str) -> bool:  # noqa: ARG002 - alike for all
+    def needs_floats(self, linear: str, *, by_row: bool) -> bool:  # noqa: ARG002 - alike for all
         """No layer does."""
         return False
 

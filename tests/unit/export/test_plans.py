@@ -1,5 +1,6 @@
 """Real plans, built by TensorRT-RTX for GPUs that are not in this machine."""
 
+import dataclasses
 import json
 import re
 
@@ -12,6 +13,7 @@ from onnx import helper
 from lasttoken_export import cli
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.errors import BuildFailed, GraphRefused, UnsupportedDevice
+from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
@@ -23,11 +25,13 @@ from lasttoken_export.tensorrt.library import load_library
 from lasttoken_export.tensorrt.network import parse_network
 from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan
 from lasttoken_export.tensorrt.plan_contents import read_plan
+from lasttoken_export.tensorrt.plan_step import PlanChoices
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import TargetDevice
 from lasttoken_perf.plain_calibration import PlainCalibration
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
 from unit.export.checkpoints import CONFIG, tensors, write_folder
+from unit.export.test_export import make_entry
 from unit.tokenizer.small import byte_level_tokenizer
 
 pytest.importorskip(
@@ -116,6 +120,7 @@ def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypa
         "--runtime", "tensorrt-rtx", "--compute-capability", "8.9", "--max-length", "64",
     ]  # fmt: skip
     monkeypatch.setattr(cli, "find_entry", lambda *_: small_entry())
+    words += ["--quality-pairs", "0"]
     assert cli.main([*words, "--output", str(tmp_path / "first")]) == 0, capsys.readouterr().err
     encoder = tmp_path / "first/small_encoder"
     assert {"encoder.plan", "model.py"} <= {path.name for path in (encoder / "1").iterdir()}
@@ -147,9 +152,21 @@ def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypa
 
 
 def small_entry():
-    from unit.export.test_export import make_entry
+    return dataclasses.replace(make_entry(), precisions=("fp32", "fp16", "bf16"))
 
-    return make_entry()
+
+def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder, tmp_path):
+    choices = PlanChoices(compute_capability="8.9", use_cache=False)
+    report = export_model(
+        open_checkpoint(folder),
+        small_entry(),
+        ExportOptions(
+            output=tmp_path, runtime="tensorrt-rtx", precision="bf16", max_length=64, plan=choices
+        ),
+    )
+    assert "no kernel" in report.checks["not_run"] or "implementation" in report.checks["not_run"]
+    assert (tmp_path / "small_encoder/1/encoder.plan").exists()
+    assert report.quality["status"] == "not measured"
 
 
 def test_a_refused_target_leaves_no_repository(folder, tmp_path, monkeypatch, capsys):
