@@ -115,9 +115,11 @@ def calibrate_model(
         "seed": seed,
         "linears": linears,
     }
-    temporary = kept / f"{MANIFEST}.new"
+    temporary = kept / f"new-{os.getpid()}-{MANIFEST}"
     temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     temporary.replace(kept / MANIFEST)
+    for left in kept.glob("hidden-*.npz"):  # of an earlier start, or of another process
+        left.unlink(missing_ok=True)
     return Calibration(kept)
 
 
@@ -200,7 +202,8 @@ def _resume(folder: Path, layers: int) -> tuple[int, list[Floats]]:
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:
-    temporary = path.with_name(f"new-{path.name}")
+    # Its own name: another process may be at the same calibration.
+    temporary = path.with_name(f"new-{os.getpid()}-{path.name}")
     np.savez(temporary, **arrays)
     temporary.replace(path)
 
