@@ -81,6 +81,15 @@ def test_broken_and_missing_parts_are_made_anew(options, tmp_path):
     assert not list(out.glob("_tmp-*"))
 
 
+def test_a_part_with_too_few_rows_is_made_anew(options, tmp_path):
+    table = some_rows(250)
+    embed_corpus(options(table, rows_per_part=100))
+    out = tmp_path / "out"
+    (out / "part-0000000.parquet").write_bytes((out / "part-0000002.parquet").read_bytes())
+    assert embed_corpus(options(rows_per_part=100, resume=True)).resumed_parts == 2
+    check_output(out, table)
+
+
 def test_a_folder_is_not_written_to_by_accident(options, tmp_path):
     embed_corpus(options(some_rows(5)))
     with pytest.raises(InvalidInput, match="--resume"):
