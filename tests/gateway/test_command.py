@@ -24,6 +24,7 @@ def run(*arguments, **env):
         (("--max-texts", "0"), "max_texts is 0"),
         (("--key-file", "/nowhere"), "the keys cannot be read"),
         (("--tls-key", "/nowhere"), "go together"),
+        (("--upstream-tls-ca", "/nowhere"), "root_certificates cannot be read"),
         (("--log-level", "loud"), "--log-level is 'loud'"),
         (("--host", "203.0.113.9"), "cannot be bound"),
     ],

@@ -139,6 +139,8 @@ def test_keys_limits_and_logs(smollm2_server, tmp_path):
             assert answer.json()["error"]["code"] == "invalid_api_key"
         assert httpx.get(f"{gateway.url}/v1/models").status_code == 401
         assert httpx.get(f"{gateway.url}/info").status_code == 401
+        document = httpx.get(f"{gateway.url}/openapi.json").json()
+        assert document["paths"]["/v1/embeddings"]["post"]["security"] == [{"key": []}]
         for path in ("/health", "/ready", "/metrics", "/openapi.json"):
             assert httpx.get(gateway.url + path, timeout=30).status_code == 200, path
         answer = ask(gateway.url, [secret_text, "two"], key=ALICE)

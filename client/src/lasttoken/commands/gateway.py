@@ -10,6 +10,7 @@ from typing import Any
 
 from lasttoken.commands.command import Command, say
 from lasttoken.errors import InvalidInput
+from lasttoken.security import Tls
 
 _PREFIX = "LASTTOKEN_GATEWAY_"
 KEYS_VARIABLE = _PREFIX + "API_KEYS"
@@ -33,8 +34,8 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get(
             _PREFIX + "URL", os.environ.get("LASTTOKEN_URL", "127.0.0.1:8001")
         ),
-        help=f"host:port of Triton's gRPC service ({_PREFIX}URL, LASTTOKEN_URL; default "
-        "%(default)s)",
+        help="host:port of Triton's gRPC service, or several separated by commas "
+        f"({_PREFIX}URL, LASTTOKEN_URL; default %(default)s)",
     )  # fmt: skip
     _add_option(parser, "host", "address to bind", "127.0.0.1")
     _add_option(parser, "port", "port to bind, 0 for a free one", "8080", type=int)
@@ -68,6 +69,12 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
         ("tls-client-ca", "authorities that callers' certificates must come from"),
     ):
         _add_option(parser, name, text, type=Path, metavar="FILE.pem")
+    for name, text in (
+        ("upstream-tls-ca", "encrypt the connection to Triton; authorities to trust"),
+        ("upstream-tls-cert", "the gateway's own certificate for Triton (mTLS)"),
+        ("upstream-tls-key", "its key"),
+    ):
+        _add_option(parser, name, text, type=Path, metavar="FILE.pem")
     _add_option(parser, "log-level", "debug, info, warning or error", "info")
 
 
@@ -80,6 +87,14 @@ def _aliases(given: list[str] | None) -> dict[str, str]:
             raise InvalidInput(f"alias is {pair!r}; write NAME=MODEL")
         aliases[name.strip()] = model.strip()
     return aliases
+
+
+def _upstream_tls(arguments: argparse.Namespace) -> Tls | None:
+    names = ("upstream_tls_ca", "upstream_tls_cert", "upstream_tls_key")
+    ca, certificate, key = (getattr(arguments, name) for name in names)
+    if ca is None and certificate is None and key is None:
+        return None
+    return Tls(root_certificates=ca, certificate_chain=certificate, private_key=key)
 
 
 def _gateway(arguments: argparse.Namespace) -> int:
@@ -97,6 +112,8 @@ def _gateway(arguments: argparse.Namespace) -> int:
     gateway = Gateway(
         GatewaySettings(
             url=arguments.url,
+            tls=_upstream_tls(arguments),
+            token=os.environ.get("LASTTOKEN_TOKEN") or None,
             default_model=arguments.default_model,
             aliases=_aliases(arguments.alias),
             key_file=arguments.key_file,

@@ -49,8 +49,23 @@ _MODEL_SCHEMA: dict[str, Any] = {
 }
 
 
-def openapi_document() -> dict[str, Any]:
-    """The document, as JSON values (OpenAPI 3.1)."""
+def openapi_document(*, keys_required: bool) -> dict[str, Any]:
+    """The document, as JSON values (OpenAPI 3.1).
+
+    Args:
+        keys_required: Whether this gateway wants API keys; without, none is mentioned.
+    """
+    document = _document()
+    if not keys_required:
+        del document["components"]["securitySchemes"]
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation.pop("security", None)
+                operation["responses"].pop("401", None)
+    return document
+
+
+def _document() -> dict[str, Any]:
     shown = [dialect for dialect in DIALECTS if not dialect.hidden]
     _, components = msgspec.json.schema_components(
         [dialect.payload for dialect in shown], ref_template="#/components/schemas/{name}"

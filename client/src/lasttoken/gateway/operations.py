@@ -39,7 +39,7 @@ class Operations:
         self._checked_at = float("-inf")
         self._failure: Refusal | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._document = dumps(openapi_document())
+        self._document = dumps(openapi_document(keys_required=not gateway.access.open_to_all))
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""

@@ -86,7 +86,7 @@ class ModelDirectory:
     def __init__(self, settings: GatewaySettings) -> None:
         """Make a directory; nothing is asked yet."""
         self._settings = settings
-        self._client = AsyncEmbeddingClient(settings.url)
+        self._client = AsyncEmbeddingClient(**self._connection())
         self._models: dict[str, ServedModel] = {}
         self._names: dict[str, ServedModel] = {}
         self._asked_at = float("-inf")
@@ -182,13 +182,21 @@ class ModelDirectory:
         known = self._models.get(info.name)
         if known is not None and known.info == info:
             return known
-        url = self._settings.url
+        connection = self._connection()
         return ServedModel(
             info=info,
-            tokenizer=known.tokenizer if known else TokenizerStep(url, f"{info.name}_tokenizer"),
-            encoder=known.encoder if known else EncoderStep(url, f"{info.name}_encoder"),
+            tokenizer=known.tokenizer
+            if known
+            else TokenizerStep(model=f"{info.name}_tokenizer", **connection),
+            encoder=known.encoder
+            if known
+            else EncoderStep(model=f"{info.name}_encoder", **connection),
             since=known.since if known else int(time.time()),
         )
+
+    def _connection(self) -> dict[str, Any]:
+        settings = self._settings
+        return {"url": settings.url, "tls": settings.tls, "token": settings.token}
 
     def _all_names(self) -> dict[str, ServedModel]:
         names = dict(self._models)

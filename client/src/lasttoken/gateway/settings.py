@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lasttoken.errors import InvalidInput
+from lasttoken.security import Tls, Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,10 @@ class GatewaySettings:
     """What the application is told when it is made.
 
     Attributes:
-        url: `host:port` of Triton's gRPC service.
+        url: `host:port` of Triton's gRPC service, or several separated by commas: requests take
+            turns.
+        tls: How the connection to Triton is encrypted; None: it is not.
+        token: Bearer token for Triton, or a function that returns the current one.
         default_model: Model of requests that name none; None: the only one that is served.
         aliases: Other names of models, such as `{"text-embedding-3-small": "bge_m3"}`.
         key_file: File of API keys; read again when it changes. None: none.
@@ -32,6 +36,8 @@ class GatewaySettings:
     """
 
     url: str = "127.0.0.1:8001"
+    tls: Tls | None = None
+    token: Token | None = field(default=None, repr=False)
     default_model: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     key_file: Path | None = None
