@@ -50,7 +50,7 @@ def export(folder, output, *, accepted=None, pairs=PAIRS, **options):
     return export_model(
         open_checkpoint(folder),
         make_entry(),
-        ExportOptions(output=output, precision="fp16", quality=quality, **options),
+        ExportOptions(output=output, quality=quality, **{"precision": "fp16", **options}),
     )
 
 
@@ -110,6 +110,29 @@ def test_a_broken_artefact_is_refused_and_the_repository_left_as_it_was(
         export(folder, tmp_path / "repository")
     with pytest.raises(QualityGateMissed):
         export(folder, tmp_path / "repository", triton_name="another")
+    assert files(tmp_path / "repository") == before
+
+
+def test_corrupted_scales_are_refused(folder, tmp_path, monkeypatch):
+    def export_int8():
+        # nDCG of random weights says nothing; the cosine does.
+        accepted = {"ndcg_loss": None}
+        return export(folder, tmp_path / "repository", accepted=accepted, precision="int8")
+
+    assert export_int8().quality["mean_cosine"] > 0.99
+    before = files(tmp_path / "repository")
+    save = exporter.ir.save
+
+    def save_with_shuffled_scales(model, path, **options):
+        if path.name == "encoder.onnx":
+            scale = model.graph.initializers["layers.1.mlp.gate_up_proj.scale"]
+            shuffled = np.roll(scale.const_value.numpy(), 7, axis=-1)
+            scale.const_value = exporter.ir.Tensor(shuffled, name=scale.name)
+        save(model, path, **options)
+
+    monkeypatch.setattr(exporter.ir, "save", save_with_shuffled_scales)
+    with pytest.raises(QualityGateMissed, match=r"int8 of .* mean_cosine is"):
+        export_int8()
     assert files(tmp_path / "repository") == before
 
 
