@@ -64,7 +64,8 @@ def run_plan_sizes(
                     max_batch_tokens=_TOKENS,
                     max_length=2048 if "smollm2" in subject else 4096,
                 )
-                rows.append(_measure(subject, checkpoint, build))
+                rows.append(row := _measure(subject, checkpoint, build))
+                say(f"  {row['plan_bytes'] / 1e6:.1f} MB in {row['seconds']:.1f} s")
     return make_result(
         kind="plans",
         what="size, build time and peak memory of TensorRT-RTX plans by precision, built without "
