@@ -106,7 +106,7 @@ def build_plan(
     network, parser = parse_network(trt, builder, logger, graph)
     if options.precision == "fp32":
         allow_unfused_attention(trt, network)
-    config = _configure(trt, builder, options)
+    config = configure(trt, builder, options)
     if on_progress is not None:
         monitor = make_progress_monitor(trt, on_progress)
         config.progress_monitor = monitor
@@ -143,7 +143,17 @@ def _make_builder(trt: Any, logger: Any) -> Any:
         ) from None
 
 
-def _configure(trt: Any, builder: Any, options: PlanOptions) -> Any:
+def configure(trt: Any, builder: Any, options: PlanOptions) -> Any:
+    """Return the ``IBuilderConfig`` of a build.
+
+    Args:
+        trt: The library's module.
+        builder: ``trt.Builder``.
+        options: What is built.
+
+    Raises:
+        BuildFailed: TensorRT refuses the profile.
+    """
     config = builder.create_builder_config()
     # float32 is the reference: TF32 would round its products to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
