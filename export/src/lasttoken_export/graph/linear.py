@@ -2,8 +2,9 @@
 
 - Floats: MatMul.
 - int8 on ONNX Runtime's CPU provider: uint8 activations with zero point 128, for which the CPU has
-  instructions. Each row is first divided by its own largest element, so that all share the scale 1:
-  the runtime still fuses the product, and no row depends on what else is in the batch.
+  instructions. One static scale where that is nearly as good; elsewhere each row is first divided
+  by its own largest element, so that all share the scale 1: the runtime still fuses the product.
+  Either way no row depends on what else is in the batch.
 - int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
   the graph; a layer that is too sensitive for it stays in floats.
 - int8 and int4 weights: DequantizeLinear, in blocks where the runtime knows them.
@@ -104,7 +105,7 @@ class LinearLayers:
             weight = self._channel_weight(layer, "int8")
             zero_point = np.asarray(128, np.uint8) if self._on_cpu else np.asarray(0, np.int8)
             scale = calibration.int8_scale(layer.name)
-            if self._on_cpu:
+            if self._on_cpu and calibration.needs_rows(layer.name):
                 value, row_scale = self._divide_rows(value, name)
                 scale = 1.0
         parameters = [
@@ -178,7 +179,7 @@ class LinearLayers:
         block = rounding.block_size(layer.in_features)
         if block is None:
             raise UnsupportedModel(
-                f"{layer.name} has {layer.in_features} inputs, which no block of 16, 32 or 64 "
+                f"{layer.name} has {layer.in_features} inputs, which no block of 16 or 32 "
                 "divides: int4 needs that; choose int8"
             )
         calibration = self._calibration
@@ -209,10 +210,17 @@ class LinearLayers:
             # a text other last bits in other company; its kernel of int8 does not.
             name = f"{layer.short_name}_codes_int8"
             stored = graph.op("Cast", [stored], name, {"to": ir.DataType.INT8})
-        scale = graph.weight(
-            f"{layer.name}.scale", scales_shape, self._dtype,
-            lambda: scales().astype(self._numpy_dtype),
-        )  # fmt: skip
+        name = f"{layer.name}.scale"
+        if "block_size" in attributes and self._on_cpu:
+            # Stored in half, and widened when the graph is loaded: blocks have many scales.
+            halves = graph.weight(
+                name, scales_shape, ir.DataType.FLOAT16, lambda: scales().astype(np.float16)
+            )
+            scale = graph.op("Cast", [halves], f"{layer.short_name}_scale", {"to": self._dtype})
+        else:
+            scale = graph.weight(
+                name, scales_shape, self._dtype, lambda: scales().astype(self._numpy_dtype)
+            )
         return graph.op(
             "DequantizeLinear", [stored, scale], f"{layer.short_name}_weight", attributes
         )

@@ -33,7 +33,7 @@ from lasttoken_export.quantisation.layer_runner import LayerRunner, Tokens, pack
 from lasttoken_export.quantisation.smoothing import find_smoothing
 from lasttoken_export.quantisation.weights import Floats, block_size
 
-SCHEMES = {"int8": "smoothquant-1", "fp8": "smoothquant-1", "int4": "gptq-1"}
+SCHEMES = {"int8": "smoothquant-1", "fp8": "smoothquant-1", "int4": "gptq-2"}
 """How each calibrated precision is calibrated; a change of the arithmetic changes the name."""
 _SAMPLED_TOKENS = 256
 OnLayer = Callable[[int, int], None]

@@ -10,9 +10,9 @@ Floats = NDArray[np.float32]
 
 FP8_LARGEST = 448.0
 """Largest finite value of float8 E4M3. Source: https://arxiv.org/abs/2209.05433, table 1."""
-_SMALLEST_SCALE = 1e-10
-"""Of a channel that is all zero; a subnormal scale would round to zero in half precision."""
-_BLOCK_SIZES = (64, 32, 16)
+_SMALLEST_SCALE = 1e-6
+"""Of a channel that is all zero; a smaller one would round to zero in half precision."""
+_BLOCK_SIZES = (32, 16)
 _FOUR_BIT_RANGES = np.linspace(0.7, 1.05, 8, dtype=np.float32)
 
 
@@ -37,7 +37,7 @@ def int8_block_scales(weight: Floats, block: int) -> Floats:
     """Return one scale a block of inputs and output channel: ``[in / block, out]``."""
     blocks = np.abs(weight).reshape(-1, block, weight.shape[1])
     scales: Floats = np.maximum(blocks.max(axis=1) / 127, _SMALLEST_SCALE)
-    return scales.astype(np.float32)
+    return in_half_precision(scales)
 
 
 def to_int8_blocks(weight: Floats, scales: Floats) -> NDArray[np.int8]:
@@ -57,7 +57,12 @@ def int4_block_scales(weight: Floats, block: int) -> Floats:
         error = np.square(np.clip(np.rint(blocks / wide), -8, 7) * wide - blocks).sum(axis=1)
         better = error < least
         best[better], least[better] = scales[better], error[better]
-    return best
+    return in_half_precision(best)
+
+
+def in_half_precision(scales: Floats) -> Floats:
+    """Return scales as float16 holds them, which is how blocks' scales are stored."""
+    return scales.astype(np.float16).astype(np.float32)
 
 
 def fp8_channel_scales(weight: Floats) -> Floats:

@@ -27,7 +27,7 @@ def test_int4_codes_survive_packing():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "size"), [(576, 64), (96, 32), (4096, 64), (48, 16), (20, None)]
+    ("inputs", "size"), [(576, 32), (96, 32), (4096, 32), (48, 16), (20, None)]
 )
 def test_the_block_divides_the_inputs(inputs, size):
     assert block_size(inputs) == size
