@@ -2,9 +2,8 @@
 
 - Floats: MatMul.
 - int8 on ONNX Runtime's CPU provider: uint8 activations with zero point 128, for which the CPU has
-  instructions. One static scale where that is nearly as good; elsewhere each row is first divided
-  by its own largest element, so that all share the scale 1: the runtime still fuses the product.
-  Either way no row depends on what else is in the batch.
+  instructions. Each row is first divided by its own largest element, so that all share the scale 1:
+  the runtime still fuses the product, and no row depends on what else is in the batch.
 - int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
   the graph; a layer that is too sensitive for it stays in floats.
 - int8 and int4 weights: DequantizeLinear, in blocks where the runtime knows them.
@@ -105,7 +104,7 @@ class LinearLayers:
             weight = self._channel_weight(layer, "int8")
             zero_point = np.asarray(128, np.uint8) if self._on_cpu else np.asarray(0, np.int8)
             scale = calibration.int8_scale(layer.name)
-            if self._on_cpu and calibration.needs_rows(layer.name):
+            if self._on_cpu:
                 value, row_scale = self._divide_rows(value, name)
                 scale = 1.0
         parameters = [

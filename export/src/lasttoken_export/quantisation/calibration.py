@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 
 from lasttoken_export.quantisation.weights import FP8_LARGEST, Floats
 
-ROWS_ABOVE = 1.5
-"""Error of one scale for all, relative to that of a scale a row, above which the second is worth
-its time on ONNX Runtime."""
 ROWS_FLOATS_ABOVE = 0.002
 STATIC_FLOATS_ABOVE = 0.02
 """Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
@@ -55,11 +52,6 @@ class Calibration:
     def fp8_scale(self, linear: str) -> float:
         """Return the static scale of its inputs in float8 E4M3."""
         return float(self._array(linear, "range")[0] / FP8_LARGEST)
-
-    def needs_rows(self, linear: str) -> bool:
-        """Whether a scale a row of its inputs is worth its time."""
-        static_error, row_error = self._array(linear, "errors")
-        return bool(static_error > ROWS_ABOVE * row_error)
 
     def needs_floats(self, linear: str, *, by_row: bool) -> bool:
         """Whether int8 would cost too much: with a scale a row of its inputs, or one for all."""
