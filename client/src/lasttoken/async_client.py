@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from lasttoken.async_flight import Flight
+from lasttoken.async_flight import Flight, answer_alone
 from lasttoken.async_reader import AsyncReader
 from lasttoken.async_sentence_encoder import AsyncSentenceEncoder
 from lasttoken.call_headers import call_headers
@@ -341,6 +341,9 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
 
     async def _run(self, plan: EmbedPlan) -> None:
         """Send the requests of a plan and wait for all; whatever ends it early cancels the rest."""
+        if plan.dispatch.count == 1:
+            await answer_alone(self, self._connect, plan)
+            return
         flight = Flight(self, self._connect, plan)
         try:
             while not plan.dispatch.finished:

@@ -12,6 +12,46 @@ from lasttoken.errors import RequestCancelled
 from lasttoken.plan import EmbedPlan
 
 
+async def answer_alone(client: ClientCore, connect: Callable[[int], Any], plan: EmbedPlan) -> None:
+    """Send the only request of a plan and wait for its answer, without a task of its own.
+
+    Cancelling the caller's task cancels the gRPC call that it waits for; the server is told.
+    """
+    dispatch = plan.dispatch
+    while not dispatch.finished:
+        now = time.monotonic()
+        taken = dispatch.take(now)
+        if not taken:
+            await asyncio.sleep(dispatch.wait_s(now) or 0.0)  # until the next attempt is due
+            continue
+        (request,) = taken
+        server = client._rotation.take(now)
+        answer, error = await _ask(client, connect(server), client._infer_arguments(plan, request))
+        client._judge(plan, request, server, answer, error)
+
+
+async def _ask(
+    client: ClientCore, connection: Any, arguments: dict[str, Any]
+) -> tuple[Any, Exception | None]:
+    from tritonclient.utils import InferenceServerException  # loaded by now
+
+    cancellations = _cancellations()
+    try:
+        return await connection.infer(**arguments), None
+    except InferenceServerException as error:
+        return None, error
+    except asyncio.CancelledError:
+        if client._closed and _cancellations() == cancellations:  # close() ended the channel
+            raise RequestCancelled("the client was closed during the call") from None
+        raise
+
+
+def _cancellations() -> int:
+    """How often the running task was asked to end; 0 before Python 3.11, which does not tell."""
+    task: Any = asyncio.current_task()
+    return task.cancelling() if hasattr(task, "cancelling") else 0
+
+
 class Flight:
     """The requests of one call that are with the server."""
 

@@ -22,7 +22,7 @@ from lasttoken.encoding import (
     check_whole_number,
 )
 from lasttoken.errors import InvalidInput
-from lasttoken.flight import Flight
+from lasttoken.flight import Flight, answer_alone
 from lasttoken.options import Priority
 from lasttoken.plan import EmbedPlan
 from lasttoken.quantization import OutputDtype
@@ -316,6 +316,9 @@ class EmbeddingClient(SentenceEncoder):
 
     def _run(self, plan: EmbedPlan) -> None:
         """Send the requests of a plan and wait for all; whatever ends it early cancels the rest."""
+        if plan.dispatch.count == 1:
+            answer_alone(self, self._connect, plan)
+            return
         flight = Flight(self, self._connect, plan)
         try:
             while not plan.dispatch.finished:

@@ -38,7 +38,7 @@ from lasttoken.options import ClientOptions, OnTruncation, RetryPolicy
 from lasttoken.plan import Block, EmbedPlan, PlannedRequest
 from lasttoken.rotation import Rotation
 from lasttoken.security import KeepAlive, Tls, Token
-from lasttoken.vector_form import VectorForm
+from lasttoken.vector_form import PLAIN, VectorForm
 from lasttoken.window import Window
 
 MAX_BLOCK_BYTES = 2**20
@@ -215,6 +215,8 @@ class ClientCore:
         rows = block.assembly.embeddings(single=single)
         if self._options.on_truncation == "error" and rows.truncated.any():
             raise InputTooLong(_truncation_message(rows, block.offset))
+        if form is PLAIN:
+            return rows
         return Embeddings(
             vectors=form.apply(rows.vectors),
             token_counts=rows.token_counts,

@@ -52,8 +52,9 @@ class Assembly:
         vectors = self._output(result, "EMBEDDING", np.float32)
         if vectors.ndim != 2 or vectors.shape[0] != count or vectors.shape[1] == 0:
             raise self._mismatch(f"EMBEDDING of shape {vectors.shape}, expected ({count}, D)")
-        finite = np.isfinite(vectors).all(axis=1)
+        finite = np.isfinite(vectors)
         if not finite.all():
+            finite = finite.all(axis=1)
             bad = offset + int(rows[int(np.argmin(finite))])
             raise ServerError(f"{self._model}: the vector of texts[{bad}] holds NaN or infinity")
         if self._vectors is None:

@@ -20,9 +20,6 @@ from lasttoken.errors import (
 from lasttoken.options import RetryPolicy
 from lasttoken.window import Window
 
-_SENT_AGAIN = ("UNAVAILABLE", "NOT_FOUND")
-"""Statuses of a server that cannot take a request now: down, full, or stopping and unloaded."""
-
 
 class Dispatch:
     """The state of one call's requests, which are known by their numbers from 0 up.
@@ -70,6 +67,11 @@ class Dispatch:
         self._count += count
         self._unsent.extend(added)
         return added
+
+    @property
+    def count(self) -> int:
+        """Number of requests so far, answered or not."""
+        return self._count
 
     @property
     def finished(self) -> bool:
@@ -143,7 +145,7 @@ class Dispatch:
                 attempt would begin after the deadline.
         """
         del self._sent[request]
-        if not (isinstance(error, ModelUnavailable) and error.status in _SENT_AGAIN):
+        if not (isinstance(error, ModelUnavailable) and error.status == "UNAVAILABLE"):
             raise error
         if isinstance(error, ServerOverloaded):
             self._window.refused(now)

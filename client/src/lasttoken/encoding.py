@@ -158,6 +158,8 @@ def split_rows(lengths: Sequence[int], max_rows: int) -> list[npt.NDArray[np.int
     Returns:
         For each request the positions of its rows, int `[rows]`; every row is in exactly one.
     """
+    if len(lengths) == 1:
+        return [np.zeros(1, dtype=np.intp)]
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     requests = []
     start = 0

@@ -31,6 +31,7 @@ from lasttoken import (
 from unit.client.fake_triton import (
     DIMENSIONS,
     MODEL,
+    answer,
     delay,
     refuse,
     vector_of,
@@ -539,6 +540,64 @@ def test_ctrl_c_ends_the_call_and_cancels_what_is_in_flight(fake):
         assert fake.wait_until(lambda f: f.cancelled == 3)
     assert time.monotonic() - begin < 5.0
     thread.join()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1])
+def test_ctrl_c_ends_a_call_with_one_request_and_the_client_closes(fake, after_s):
+    fake.otherwise = delay(10.0)
+
+    def interrupt() -> None:
+        fake.wait_until(lambda f: f.in_flight == 1)
+        time.sleep(after_s)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    begin = time.monotonic()
+    with EmbeddingClient(fake.url, MODEL) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.embed("a")
+        assert fake.wait_until(lambda f: f.cancelled == 1)
+        fake.otherwise = answer
+        assert np.array_equal(client.embed("b"), vector_of("b"))
+    assert time.monotonic() - begin < 5.0
+    thread.join()
+
+
+def test_closing_ends_async_calls_with_one_request_and_with_several(fake):
+    import asyncio
+
+    fake.otherwise = delay(10.0)
+
+    async def run() -> None:
+        client = AsyncEmbeddingClient(fake.url, MODEL, max_texts_per_request=1)
+        calls = [asyncio.create_task(client.embed(texts)) for texts in ("a", ["b", "c"])]
+        while fake.in_flight < 3:
+            await asyncio.sleep(0.005)
+        await client.close()
+        for call in calls:
+            with pytest.raises(RequestCancelled):
+                await asyncio.wait_for(call, 5.0)
+
+    asyncio.run(run())
+
+
+def test_cancelling_the_task_of_one_request_is_no_error_of_ours(fake):
+    import asyncio
+
+    fake.otherwise = delay(10.0)
+
+    async def run() -> None:
+        async with AsyncEmbeddingClient(fake.url, MODEL) as client:
+            call = asyncio.create_task(client.embed("a"))
+            while fake.in_flight < 1:
+                await asyncio.sleep(0.005)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(call, 0.01)
+            while not fake.cancelled:
+                await asyncio.sleep(0.005)
+
+    asyncio.run(asyncio.wait_for(run(), 10.0))
 
 
 async def _cancel_soon(fake) -> None:
