@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -596,6 +597,25 @@ def test_cancelling_the_task_of_one_request_is_no_error_of_ours(fake):
                 await asyncio.wait_for(call, 0.01)
             while not fake.cancelled:
                 await asyncio.sleep(0.005)
+
+    asyncio.run(asyncio.wait_for(run(), 10.0))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio does not tell whose end it was")
+def test_a_task_that_was_cancelled_stays_so_when_the_client_is_closed_too(fake):
+    import asyncio
+
+    fake.otherwise = delay(10.0)
+
+    async def run() -> None:
+        client = AsyncEmbeddingClient(fake.url, MODEL)
+        call = asyncio.create_task(client.embed("a"))
+        while fake.in_flight < 1:
+            await asyncio.sleep(0.005)
+        call.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await call
 
     asyncio.run(asyncio.wait_for(run(), 10.0))
 
