@@ -20,6 +20,9 @@ from lasttoken.errors import (
 from lasttoken.options import RetryPolicy
 from lasttoken.window import Window
 
+_SENT_AGAIN = ("UNAVAILABLE", "NOT_FOUND")
+"""Statuses of a server that cannot take a request now: down, full, or stopping and unloaded."""
+
 
 class Dispatch:
     """The state of one call's requests, which are known by their numbers from 0 up.
@@ -145,7 +148,7 @@ class Dispatch:
                 attempt would begin after the deadline.
         """
         del self._sent[request]
-        if not (isinstance(error, ModelUnavailable) and error.status == "UNAVAILABLE"):
+        if not (isinstance(error, ModelUnavailable) and error.status in _SENT_AGAIN):
             raise error
         if isinstance(error, ServerOverloaded):
             self._window.refused(now)

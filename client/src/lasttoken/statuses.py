@@ -59,6 +59,8 @@ _REFINEMENTS: tuple[tuple[grpc.StatusCode, re.Pattern[str], type[LasttokenError]
     ),
     # Triton answers UNAVAILABLE for a version that is not there, or a model that never was.
     (grpc.StatusCode.UNAVAILABLE, re.compile(r"^Request for unknown model"), ModelNotFound),
+    # A stopping server has unloaded its models while others still ask it for them.
+    (grpc.StatusCode.NOT_FOUND, re.compile(r"has no available versions"), ModelUnavailable),
     # gRPC's word for a message beyond the receiver's limit.
     (grpc.StatusCode.RESOURCE_EXHAUSTED, re.compile(r"larger than max"), InputTooLong),
     # The tokenizer step's and the scheduler's refusals of what is too much for them.

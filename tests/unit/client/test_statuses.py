@@ -45,6 +45,8 @@ def test_a_status_gives_its_error_with_message_status_and_model(status):
         ("UNAVAILABLE", "in ensemble 'm', deadline exceeded: late", DeadlineExceeded),
         ("UNAVAILABLE", "Request for unknown model: 'x' is not found", ModelNotFound),
         ("UNAVAILABLE", "failed to connect to all addresses", ModelUnavailable),
+        ("NOT_FOUND", "Request for unknown model: 'm' has no available versions", ModelUnavailable),
+        ("NOT_FOUND", "Request for unknown model: 'x' is not found", ModelNotFound),
         ("RESOURCE_EXHAUSTED", "Received message larger than max (5 vs. 4)", InputTooLong),
         ("RESOURCE_EXHAUSTED", "quota", ServerOverloaded),
         (
