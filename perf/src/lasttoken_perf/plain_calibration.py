@@ -52,8 +52,9 @@ class PlainCalibration(Calibration):
         return self._random.integers(-8, 8, self._shape(linear), dtype=np.int8)
 
     def int4_scales(self, linear: str) -> NDArray[np.float32]:
-        """Return a scale a block."""
+        """Return a scale a block; random, since TensorRT keeps equal constants once."""
         in_features, out_features = self._shape(linear)
         block = block_size(in_features)
         assert block is not None
-        return np.full((in_features // block, out_features), 0.01, np.float32)
+        scales = self._random.uniform(0.005, 0.01, (in_features // block, out_features))
+        return scales.astype(np.float32)

@@ -136,7 +136,7 @@ def test_too_little_memory_is_told_before_the_build(monkeypatch):
     memory = types.SimpleNamespace(available=40 * 10**9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     check_memory(13 * 10**9)
-    with pytest.raises(NotEnoughMemory, match=r"takes about 43\.1 GB .* 40\.0 GB are available"):
+    with pytest.raises(NotEnoughMemory, match=r"takes about 43\.3 GB .* 40\.0 GB are available"):
         check_memory(14_200_000_000)
 
 

@@ -21,9 +21,9 @@ from lasttoken_export.tensorrt.network import allow_unfused_attention, parse_net
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import TargetDevice, check_precision_on_target
 
-_BASE_MEMORY_BYTES = 500_000_000
+_BASE_MEMORY_BYTES = 700_000_000
 _MEMORY_PER_WEIGHT_BYTE = 3
-"""Measured without a GPU: see docs/measurements/plans.md."""
+"""Measured by TensorRT-RTX without a GPU: see docs/measurements/plans.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
