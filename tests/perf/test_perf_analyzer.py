@@ -58,8 +58,10 @@ def test_an_answer_without_vector_is_wrong_and_another_file_is_refused(tmp_path)
 
 
 def test_a_point_is_either_closed_or_open_loop():
-    assert load_arguments(LoadPoint(concurrency=8)) == ["--concurrency-range", "8"]
+    closed_loop = load_arguments(LoadPoint(concurrency=8, warmup_requests=3))
+    assert closed_loop == ["--concurrency-range", "8", "--warmup-request-count", "3"]
     open_loop = load_arguments(LoadPoint(request_rate_per_s=12.5))
+    assert "--warmup-request-count" not in open_loop  # perf_analyzer 2.60 would never end
     assert open_loop[:4] == ["--request-rate-range", "12.5", "--request-distribution", "poisson"]
     for wrong in ({}, {"concurrency": 1, "request_rate_per_s": 1.0}):
         with pytest.raises(ValueError, match="one of the two"):

@@ -43,6 +43,8 @@ def test_both_loops_are_measured_and_checked(perf_analyzer, serving):
     assert (closed["load"], closed["concurrency"]) == ("concurrency", 2)
     assert (opened["load"], opened["request_rate_per_s"]) == ("request_rate", 2.0)
     assert "discarded" not in closed
+    assert "discarded" not in opened
+    assert 0 < opened["p50_ms"] <= opened["max_ms"]
     assert closed["requests"] >= 12  # three windows of four
     assert 0 < closed["p50_ms"] <= closed["p99_ms"] <= closed["max_ms"]
     assert closed["tokens_per_s"] > closed["texts_per_s"] > 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lasttoken import EmbeddingClient
 from lasttoken_perf.errors import PeerFailed
 from lasttoken_perf.perf_analyzer.profile_export import SeenRequests, read_profile_export
 
@@ -83,12 +84,13 @@ def run_perf_analyzer(
             "-m", model, "-i", "grpc", "-u", url, "--async", "--input-data", str(data),
             "--measurement-mode", "count_windows",
             "--measurement-request-count", str(point.requests),
-            "--warmup-request-count", str(point.warmup_requests),
             "--stability-percentage", f"{100 * point.stability:g}",
             "--max-trials", str(point.max_windows),
             "--percentile", "95", "--profile-export-file", str(export),
             *load_arguments(point),
         ]  # fmt: skip
+        if point.request_rate_per_s is not None:
+            _warm_up(url, model, texts, point.warmup_requests)
         try:
             done = subprocess.run(
                 [*command, *arguments], capture_output=True, text=True, timeout=point.timeout_s,
@@ -110,10 +112,18 @@ def run_perf_analyzer(
     return Measured(seen=seen, stable=discarded is None, discarded=discarded)
 
 
+def _warm_up(url: str, model: str, texts: Sequence[str], requests: int) -> None:
+    with EmbeddingClient(url, model) as client:
+        for number in range(requests):
+            client.embed(texts[number % len(texts)])
+
+
 def load_arguments(point: LoadPoint) -> list[str]:
     """Arguments of the load alone."""
     if point.concurrency is not None:
-        return ["--concurrency-range", str(point.concurrency)]
+        return ["--concurrency-range", str(point.concurrency),
+                "--warmup-request-count", str(point.warmup_requests)]  # fmt: skip
+    # Version 2.60 never ends when it is to warm up for a request rate.
     return ["--request-rate-range", f"{point.request_rate_per_s:g}",
             "--request-distribution", "poisson", "--max-threads", "16"]  # fmt: skip
 
