@@ -248,8 +248,8 @@ def check_precision(contents, precision, config, layers):
         assert wanted <= stored <= wanted + embeddings + caches + 10**5
     else:
         assert stored == wanted
-        # Scales: one a block of 64 inputs in int4, fewer elsewhere.
-        assert contents.constant_bytes["half"] < embeddings + caches + elements // 32 + 10**5
+        # Scales: two bytes a block of 32 inputs in int4, fewer elsewhere.
+        assert contents.constant_bytes["half"] < embeddings + caches + elements // 16 + 10**5
     assert set(contents.constant_bytes) <= {WEIGHT_TYPES[precision], *OTHER_TYPES}
     assert contents.fused_attentions == layers
     # W8A8 multiplies by the codes; weight-only precisions multiply by what they stand for.

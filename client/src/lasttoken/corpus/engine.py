@@ -79,6 +79,11 @@ async def embed_parts(
     folder = place_of(job.options.output)
     schema = job.schema()
     writer: PartWriter | None = None
+
+    def begin(part: Part) -> None:
+        nonlocal writer  # set in the thread: a cancellation that comes meanwhile must find it
+        writer = PartWriter(folder, part, schema, compression=job.options.compression)
+
     async with (
         ServerPool(job.options, job.identity) as pool,
         aclosing(_embedded_blocks(job, parts, pool, on_rows)) as all_embedded,
@@ -87,9 +92,8 @@ async def embed_parts(
             async for embedded in all_embedded:
                 part = embedded.block.part
                 if writer is None:
-                    writer = await _in_thread(
-                        PartWriter, folder, part, schema, compression=job.options.compression
-                    )
+                    await _in_thread(begin, part)
+                    assert writer is not None
                 await _in_thread(_append, writer, embedded, schema)
                 if embedded.block.first_row + embedded.block.rows.num_rows == part.stop:
                     counts = await _in_thread(writer.commit)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lasttoken_perf.plan.devices import Device
 from lasttoken_perf.plan.model_account import ModelAccount
 
-INT4_BLOCK = 128
-"""Weights that share a scale in int4; smaller where 128 does not divide a matrix."""
+INT4_BLOCK = 32
+"""Weights that share a scale in int4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
