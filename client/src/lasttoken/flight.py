@@ -15,9 +15,8 @@ from lasttoken.plan import EmbedPlan
 def answer_alone(client: ClientCore, connect: Callable[[int], Any], plan: EmbedPlan) -> None:
     """Send the only request of a plan and wait for its answer, in the caller's thread.
 
-    gRPC's futures pass each answer through a thread of their own, which costs more than all else
-    that is done here; its blocking call does not. Ctrl-C and the end of the channel end the wait,
-    and the server is told.
+    gRPC's futures pass each answer through a thread of their own; its blocking call does not.
+    Ctrl-C and the end of the channel end the wait, and the server is told.
     """
     dispatch = plan.dispatch
     while not dispatch.finished:
