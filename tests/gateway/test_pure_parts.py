@@ -11,7 +11,6 @@ import pytest
 import lasttoken.errors as errors
 from lasttoken import InvalidInput, LasttokenError
 from lasttoken.gateway import GatewaySettings
-from lasttoken.gateway.matryoshka import check_dimensions, shortened
 from lasttoken.gateway.prompt_choice import PromptChoice
 from lasttoken.gateway.refusals import KIND_OF_ERROR, Refusal, refusal_of
 from lasttoken.gateway.token_ids import TokenContract, completed_row
@@ -71,32 +70,6 @@ def test_rows_that_the_model_cannot_read_are_refused(ids, status, words):
     with pytest.raises(Refusal, match=words) as refusal:
         completed_row(ids, CONTRACT, index=4, model="m")
     assert refusal.value.kind.status == status
-
-
-def test_dimensions_are_those_that_the_model_was_trained_for():
-    def allowed(wanted, matryoshka):
-        try:
-            check_dimensions(wanted, model="m", full=768, matryoshka=matryoshka)
-        except Refusal as refusal:
-            return (refusal.kind.status, refusal.param) != (400, "dimensions")
-        return True
-
-    assert [allowed(n, None) for n in (768, 256, 769)] == [True, False, False]
-    listed = {"dimensions": [768, 256]}
-    assert [allowed(n, listed) for n in (768, 256, 255, 1024)] == [True, True, False, False]
-    least = {"minimum": 32}
-    assert [allowed(n, least) for n in (768, 32, 33, 31, 769)] == [True, True, True, False, False]
-
-
-def test_shortened_vectors_are_the_first_elements_normalised_again():
-    vectors = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
-    vectors[3] = 0
-    short = shortened(vectors, 16)
-    assert short.shape == (5, 16)
-    assert short.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(short, axis=1), [1, 1, 1, 0, 1], atol=1e-6)
-    np.testing.assert_allclose(short[0] * np.linalg.norm(vectors[0, :16]), vectors[0, :16], 1e-5)
-    assert shortened(vectors, 64) is vectors
 
 
 def test_prompts_are_chosen_once():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import trustme
 
@@ -16,6 +18,7 @@ from lasttoken import (
     Tls,
     TlsFailed,
 )
+from lasttoken.cli import main
 from server.tls_triton import tls_triton
 from server.toy_repository import MODEL, toy_vector, write_toy_repository
 
@@ -118,3 +121,17 @@ def test_a_client_without_certificate_or_with_a_strangers_is_turned_away(served,
 def test_plain_text_is_turned_away_with_a_hint(served):
     with pytest.raises(ModelUnavailable, match="does it want TLS"):
         embed(served, None)
+
+
+def test_embed_corpus_over_mutual_tls(served, authority, tmp_path):
+    mine = authority.issue_cert("client@example.org")
+    mine.private_key_pem.write_to_path(tmp_path / "key.pem")
+    mine.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    pq.write_table(pa.table({"text": ["a text", "another"]}), tmp_path / "texts.parquet")
+    run = ["embed-corpus", str(tmp_path / "texts.parquet"), "--url", served, "--model", MODEL]
+    tls = [f"--tls-{name}={tmp_path / name}.pem" for name in ("ca", "cert", "key")]
+    assert main([*run, "--output", str(tmp_path / "out"), *tls]) == 0
+    vectors = pq.read_table(tmp_path / "out")["embedding"].to_pylist()
+    assert vectors == [toy_vector(text).tolist() for text in ("a text", "another")]
+    assert main([*run, "--output", str(tmp_path / "none"), *tls[:1]]) == 1

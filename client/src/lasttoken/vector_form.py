@@ -107,17 +107,27 @@ def check_trained_size(form: VectorForm, info: ModelInfo) -> None:
         InvalidInput: Larger than the model's vectors, or not a size that it was trained for and
             not forced.
     """
-    wished, full = form.dimensions, info.dimensions or 0
-    if wished is None or wished == full:
+    wished = form.dimensions
+    if wished is None or (form.forced and wished <= (info.dimensions or 0)):
         return
+    words = untrained_size(wished, info)
+    if words is None:
+        return
+    hint = "; force_dimensions=True cuts it all the same" if wished < (info.dimensions or 0) else ""
+    raise InvalidInput(f"{words}{hint}")
+
+
+def untrained_size(wished: int, info: ModelInfo) -> str | None:
+    """Say why a model has no vectors of a size, in words for the caller; None where it has."""
+    full = info.dimensions or 0
     if wished > full:
-        raise InvalidInput(f"dimensions is {wished}; the vectors of {info.name} have {full}")
+        return f"dimensions is {wished}; the vectors of {info.name} have {full}"
     sizes = (info.card or {}).get("matryoshka")
-    if form.forced or _is_trained(wished, sizes):
-        return
-    raise InvalidInput(
+    if wished == full or _is_trained(wished, sizes):
+        return None
+    return (
         f"dimensions is {wished}; {info.name} {_trained_words(sizes)}, so a shorter vector loses "
-        "more than it should; force_dimensions=True cuts it all the same"
+        "more than it should"
     )
 
 

@@ -15,7 +15,8 @@ from lasttoken import InvalidInput
 from lasttoken.corpus import CorpusOptions, embed_corpus
 from lasttoken.corpus.plan import make_plan
 from lasttoken.corpus.reader import BLOCK_ROWS, read_blocks
-from unit.corpus.conftest import as_array, check_output, some_rows
+from unit.client.fake_triton import vector_of
+from unit.corpus.conftest import CARD, as_array, check_output, some_rows
 
 
 def test_every_row_is_there_once_in_order_with_its_vector(options, tmp_path):
@@ -173,6 +174,7 @@ def test_a_file_that_is_no_parquet_is_named(options, tmp_path):
         ({"urls": "127.0.0.1"}, "urls"),
         ({"vector_dtype": "int3"}, "vector_dtype"),
         ({"rows_per_part": 0}, "rows_per_part"),
+        ({"dimensions": 0}, "dimensions"),
         ({"max_in_flight": True}, "max_in_flight"),
         ({"server_wait_s": float("nan")}, "server_wait_s"),
         ({"prompt_name": "a", "instruction": "b"}, "not both"),
@@ -182,3 +184,24 @@ def test_a_file_that_is_no_parquet_is_named(options, tmp_path):
 def test_options_are_checked(changes, message):
     with pytest.raises(InvalidInput, match=message):
         CorpusOptions(**{"inputs": ("a",), "output": "b", "model": "m", **changes})
+
+
+def test_vectors_are_cut_to_a_size_that_the_model_was_trained_for(options, fake, tmp_path):
+    with pytest.raises(InvalidInput, match="not trained for shorter vectors"):
+        embed_corpus(options(some_rows(3), dimensions=2))
+    fake.card = json.dumps({**CARD, "matryoshka": {"minimum": 2}})
+    embed_corpus(options(some_rows(3), dimensions=2))
+    written = pq.read_table(tmp_path / "out")
+    assert written.schema.field("embedding").type.list_size == 2
+    assert written.schema.metadata[b"lasttoken.dimensions"] == b"2"
+    for text, short in zip(written["text"].to_pylist(), written["embedding"], strict=True):
+        kept = vector_of(text)[:2]
+        np.testing.assert_allclose(short.as_py(), kept / np.linalg.norm(kept), rtol=1e-6)
+    with pytest.raises(InvalidInput, match="dimensions was 2, is 3"):
+        embed_corpus(options(dimensions=3, resume=True))
+
+
+def test_any_size_by_force(options, tmp_path):
+    embed_corpus(options(some_rows(3), dimensions=2, force_dimensions=True))
+    schema = pq.read_schema(tmp_path / "out/part-0000000.parquet")
+    assert schema.field("embedding").type.list_size == 2

@@ -189,3 +189,21 @@ def test_null_texts_only(options, tmp_path):
     report = embed_corpus(options(table))
     assert report.counts.nulls == 2
     check_output(tmp_path / "out", table)
+
+
+def test_every_call_has_the_token_and_the_headers(options, fake):
+    embed_corpus(options(some_rows(200), token="s3cret", headers={"X-Tenant": "blue"}))
+    assert fake.calls
+    for call in fake.calls:
+        sent = dict(call.context.invocation_metadata())
+        assert sent["authorization"] == "Bearer s3cret"
+        assert sent["x-tenant"] == "blue"
+
+
+def test_secrets_are_neither_shown_nor_written(options, tmp_path):
+    settings = options(some_rows(5), token="s3cret", headers={"X-Key": "hidden"})
+    embed_corpus(settings)
+    files = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    for text in (repr(settings), files.decode("latin-1")):
+        assert "s3cret" not in text
+        assert "hidden" not in text

@@ -19,6 +19,11 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
         help="host:port of Triton's gRPC service, or several separated by commas "
         "(LASTTOKEN_URL; default %(default)s)",
     )
+    add_security_arguments(parser)
+
+
+def add_security_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `security_options` reads."""
     parser.add_argument("--tls", action="store_true", help="encrypt; the other --tls-* imply it")
     for name, text in (
         ("ca", "authorities to trust, PEM"),
@@ -35,6 +40,15 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
 
 def connection_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `EmbeddingClient`, apart from the model.
+
+    Raises:
+        InvalidInput: As `security_options`.
+    """
+    return {"url": arguments.url, **security_options(arguments)}
+
+
+def security_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The client's `tls`, `token` and `headers`.
 
     Raises:
         InvalidInput: A header that is not NAME=VALUE, or a file that is no PEM.
@@ -54,7 +68,6 @@ def connection_options(arguments: argparse.Namespace) -> dict[str, Any]:
             private_key=arguments.tls_key,
         )
     return {
-        "url": arguments.url,
         "tls": tls,
         "token": os.environ.get("LASTTOKEN_TOKEN") or None,
         "headers": headers,

@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lasttoken.client import EmbeddingClient
 from lasttoken.commands.command import EXIT_INTERRUPTED, Command, say
+from lasttoken.commands.connection import add_security_arguments, security_options
 from lasttoken.errors import InvalidInput, ModelNotFound
 from lasttoken.options import RetryPolicy
 from lasttoken.progress import Progress
@@ -39,6 +40,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="column to write (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    parser.add_argument(
+        "--dimensions", type=int, metavar="N", help="cut vectors to so many, and normalise"
+    )
+    parser.add_argument(
+        "--force-dimensions", action="store_true",
+        help="also to a size that the model was not trained for",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue what is in the folder")
     parser.add_argument(
         "--rows-per-part", type=int, metavar="N", help="default: 128 MB of vectors, at most 32,768"
@@ -60,6 +68,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Triton's gRPC service; repeat it for several servers of the same model "
         "(LASTTOKEN_URL; default 127.0.0.1:8001)",
     )  # fmt: skip
+    add_security_arguments(parser)
     parser.add_argument(
         "--server-wait", type=float, default=300.0, metavar="SECONDS",
         help="how long to go on while no server answers (default %(default)s)",
@@ -90,15 +99,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
         runner = RayRunner(address=arguments.ray or None, workers=arguments.workers)
     urls = arguments.url or os.environ.get("LASTTOKEN_URL", "127.0.0.1:8001").split(",")
+    security = security_options(arguments)
     options = CorpusOptions(
         inputs=tuple(arguments.inputs),
         output=arguments.output,
-        model=arguments.model or _only_model(urls),
+        model=arguments.model or _only_model(urls, security),
         urls=tuple(urls),
         text_column=arguments.column,
         columns=None if arguments.columns is None else tuple(arguments.columns.split(",")),
         vector_column=arguments.vector_column,
         vector_dtype=arguments.dtype,
+        dimensions=arguments.dimensions,
+        force_dimensions=arguments.force_dimensions,
         prompt_name=arguments.prompt_name,
         instruction=arguments.instruction,
         rows_per_part=arguments.rows_per_part,
@@ -107,6 +119,7 @@ def _run(arguments: argparse.Namespace) -> int:
         server_wait_s=arguments.server_wait,
         max_in_flight=arguments.max_in_flight,
         resume=arguments.resume,
+        **security,
     )
     bar = _Bar()
     try:
@@ -140,8 +153,8 @@ class _Bar:
             self._progress.close()
 
 
-def _only_model(urls: list[str]) -> str:
-    with EmbeddingClient(urls[0], retry=_RETRY) as client:
+def _only_model(urls: list[str], security: dict[str, Any]) -> str:
+    with EmbeddingClient(urls[0], retry=_RETRY, **security) as client:
         names = [model.name for model in client.list_models() if model.ready]
     if len(names) == 1:
         return names[0]

@@ -47,6 +47,11 @@ class Job:
     identity: ModelIdentity
     manifest: Manifest
 
+    @property
+    def dimensions(self) -> int:
+        """Elements of the vectors that are written."""
+        return self.options.dimensions or self.identity.dimensions
+
     def schema(self) -> pa.Schema:
         """Schema of the parts."""
         return output_schema(
@@ -111,7 +116,7 @@ class _EmbeddedBlock:
         self.block = block
         self.texts: list[str | None] = block.rows.column(job.options.text_column).to_pylist()
         count = len(self.texts)
-        self.vectors = np.zeros((count, job.identity.dimensions), np.float32)
+        self.vectors = np.zeros((count, job.dimensions), np.float32)
         self.has_text = np.array([text is not None for text in self.texts], np.bool_)
         self.present = np.zeros(count, np.bool_)
         self.truncated = 0

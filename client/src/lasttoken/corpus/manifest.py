@@ -84,6 +84,7 @@ def make_manifest(
         "columns": None if options.columns is None else list(options.columns),
         "vector_column": options.vector_column,
         "vector_dtype": options.vector_dtype,
+        "dimensions": options.dimensions or identity.dimensions,
         "compression": options.compression,
         "on_refused": options.on_refused,
         "rows_per_part": part_rows,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from lasttoken.errors import InvalidInput
+from lasttoken.security import Tls, Token
 
 VectorDtype = Literal["float32", "float16"]
 OnRefused = Literal["fail", "null"]
@@ -26,6 +28,9 @@ class CorpusOptions:
         columns: Columns that are copied beside the vectors; None copies all.
         vector_column: Name of the column of vectors.
         vector_dtype: Type of their elements.
+        dimensions: Keep so many elements of each vector and normalise again; None keeps all.
+            Refused for sizes that the model was not trained for.
+        force_dimensions: Cut to any size all the same.
         prompt_name: One of the model's prompts; None for its default.
         instruction: What the texts are searched for, in place of a prompt.
         rows_per_part: Rows of each part but the last of a file; None chooses 128 MB of vectors, at
@@ -38,6 +43,10 @@ class CorpusOptions:
             is overloaded.
         max_texts_per_request: Most texts of one request.
         resume: Continue what is in `output`, instead of refusing to write there.
+        tls: Encrypts the connections; workers of a Ray cluster read its files themselves.
+        token: Bearer token of every call; for a Ray cluster a string, or a function that it can
+            pickle.
+        headers: gRPC metadata of every call.
     """
 
     inputs: tuple[str, ...]
@@ -48,6 +57,8 @@ class CorpusOptions:
     columns: tuple[str, ...] | None = None
     vector_column: str = "embedding"
     vector_dtype: VectorDtype = "float32"
+    dimensions: int | None = None
+    force_dimensions: bool = False
     prompt_name: str | None = None
     instruction: str | None = None
     rows_per_part: int | None = None
@@ -57,6 +68,9 @@ class CorpusOptions:
     max_in_flight: int = 64
     max_texts_per_request: int = 64
     resume: bool = False
+    tls: Tls | None = None
+    token: Token | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("inputs", "urls"):
@@ -70,9 +84,9 @@ class CorpusOptions:
         _choice("vector_dtype", self.vector_dtype, ("float32", "float16"))
         _choice("on_refused", self.on_refused, ("fail", "null"))
         _choice("compression", self.compression, ("zstd", "snappy", "lz4", "none"))
-        for name in ("rows_per_part", "max_in_flight", "max_texts_per_request"):
+        for name in ("rows_per_part", "dimensions", "max_in_flight", "max_texts_per_request"):
             value = getattr(self, name)
-            if name == "rows_per_part" and value is None:
+            if name in ("rows_per_part", "dimensions") and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidInput(f"{name} is {value!r}; it must be a whole number above 0")
@@ -80,6 +94,19 @@ class CorpusOptions:
             raise InvalidInput(f"server_wait_s is {self.server_wait_s!r}; it must be positive")
         if self.prompt_name is not None and self.instruction is not None:
             raise InvalidInput("give prompt_name or instruction, not both")
+
+    def client_settings(self) -> dict[str, Any]:
+        """How every client of this run reaches its server."""
+        return {"tls": self.tls, "token": self.token, "headers": dict(self.headers)}
+
+    def embed_settings(self) -> dict[str, Any]:
+        """What every call of this run asks for."""
+        return {
+            "prompt_name": self.prompt_name,
+            "instruction": self.instruction,
+            "dimensions": self.dimensions,
+            "force_dimensions": self.force_dimensions,
+        }
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

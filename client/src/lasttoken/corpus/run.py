@@ -107,7 +107,7 @@ def embed_corpus(
     progress = progress or _Silent()
     folder = place_of(options.output)
     identity = asyncio.run(model_identity(options))
-    part_rows = rows_per_part(options, identity.dimensions)
+    part_rows = rows_per_part(options, options.dimensions or identity.dimensions)
     plan = make_plan(options, part_rows=part_rows)
     manifest = make_manifest(options, plan, identity, part_rows=part_rows)
     begin_run(folder, manifest, resume=options.resume)

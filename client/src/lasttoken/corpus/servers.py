@@ -49,6 +49,7 @@ class _Server:
             max_texts_per_request=options.max_texts_per_request,
             on_truncation="ignore",
             retry=_ONE_ATTEMPT,
+            **options.client_settings(),
         )
         self.limit = InFlightLimit(most=options.max_in_flight)
         self.in_flight = 0
@@ -115,10 +116,9 @@ class ServerPool:
                     await self._verify(server)
                 embeddings = await server.client.embed_full(
                     list(texts),
-                    prompt_name=self._options.prompt_name,
-                    instruction=self._options.instruction,
                     timeout_s=self._options.server_wait_s,
                     priority="bulk",
+                    **self._options.embed_settings(),
                 )
             except _AWAY as error:
                 away = not isinstance(error, ServerOverloaded)
@@ -185,30 +185,25 @@ class ServerPool:
 
 
 async def model_identity(options: CorpusOptions) -> ModelIdentity:
-    """Ask the servers what they serve, before a run begins, and try the prompt on one.
+    """Ask the servers what they serve, before a run begins; try prompt and size on one.
 
     Servers that do not answer are left to the run, which asks them again.
 
     Raises:
-        InvalidInput: They serve different models, or the model refuses the prompt.
+        InvalidInput: They serve different models, or the model refuses the prompt or the size.
         LasttokenError: None of them answers.
     """
     identities: dict[str, ModelIdentity] = {}
     failure: LasttokenError | None = None
     for url in options.urls:
-        async with AsyncEmbeddingClient(url, options.model) as client:
+        async with AsyncEmbeddingClient(url, options.model, **options.client_settings()) as client:
             try:
                 identities[url] = identity_of(await client.model_info(timeout_s=10.0))
             except LasttokenError as error:
                 failure = error
                 continue
             if len(identities) == 1:
-                await client.embed(
-                    "a",
-                    prompt_name=options.prompt_name,
-                    instruction=options.instruction,
-                    timeout_s=options.server_wait_s,
-                )
+                await client.embed("a", timeout_s=options.server_wait_s, **options.embed_settings())
     if not identities:
         assert failure is not None
         raise failure

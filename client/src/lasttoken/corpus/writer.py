@@ -67,7 +67,7 @@ def output_schema(
         "precision": model["precision"],
         "runtime": model["runtime"],
         "digest": model["digest"],
-        "dimensions": model["dimensions"],
+        "dimensions": content["dimensions"],
         "prompt_name": content["prompt_name"],
         "instruction": content["instruction"],
         "text_column": content["text_column"],
@@ -84,7 +84,7 @@ def output_schema(
     element = pa.float32() if content["vector_dtype"] == "float32" else pa.float16()
     vectors = pa.field(
         content["vector_column"],
-        pa.list_(pa.field("element", element, nullable=False), model["dimensions"]),
+        pa.list_(pa.field("element", element, nullable=False), content["dimensions"]),
     )
     columns = [schema.field(name) for name in (schema.names if kept is None else kept)]
     return pa.schema([*columns, vectors], metadata=text)

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from lasttoken.errors import DeadlineExceeded
 from lasttoken.gateway.exchange import Exchange
-from lasttoken.gateway.matryoshka import check_dimensions, shortened
 from lasttoken.gateway.prompt_choice import PromptChoice
 from lasttoken.gateway.refusals import TEXT_TOO_LONG, Refusal, invalid
 from lasttoken.gateway.served_models import ModelDirectory, ServedModel
 from lasttoken.gateway.token_ids import completed_row
 from lasttoken.options import Priority
+from lasttoken.vector_form import PLAIN, VectorForm, untrained_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +86,7 @@ async def embed(
             "the model's suffix and a field both say which prompt to use; send one", param="model"
         )
     prompt = job.prompt if job.prompt.given else suffix
-    dimensions = model.dimensions if job.dimensions is None else job.dimensions
-    check_dimensions(
-        dimensions,
-        model=model.name,
-        full=model.dimensions,
-        matryoshka=model.card.get("matryoshka"),
-    )
+    form = _form(job.dimensions, model)
     started_s = time.perf_counter()
     try:
         rows, truncated = await _rows(job, model, prompt, deadline)
@@ -110,10 +104,19 @@ async def embed(
         exchange.upstream_s = time.perf_counter() - started_s
     return Embedded(
         model=model,
-        vectors=shortened(vectors, dimensions),
+        vectors=form.apply(vectors),
         token_counts=np.array([len(row) for row in rows], np.int32),
         truncated=truncated,
     )
+
+
+def _form(dimensions: int | None, model: ServedModel) -> VectorForm:
+    """The size asked for, which must be one that the model was trained for."""
+    if dimensions is None:
+        return PLAIN
+    if (words := untrained_size(dimensions, model.info)) is not None:
+        raise invalid(words, param="dimensions")
+    return VectorForm(dimensions=dimensions)
 
 
 async def _rows(
