@@ -15,7 +15,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak clean
+.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -78,6 +78,9 @@ precision-table: .venv/.demo ## Size, memory, speed and quality of each precisio
 
 soak: .venv/.demo ## 10,000 requests of 64 clients with random cancels and deadlines
 	@$(BIN)/lasttoken-perf soak --output build/soak.json
+
+soak-mixed: .venv/.integrations ## 30 minutes of mixed traffic at 0.8 of the capacity, by gRPC and through a gateway
+	@$(BIN)/lasttoken-perf soak --minutes 30 --load 0.8 --output build/soak-mixed.json
 
 parity: .venv/.reference ## The parity tests; writes docs/measurements/parity.md
 	@$(BIN)/python -m pytest tests/parity --parity-table docs/measurements/parity.md

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from lasttoken.errors import LasttokenError
 from lasttoken_export.errors import ExportError
 from lasttoken_perf import commands
-from lasttoken_perf.command import Command, say
+from lasttoken_perf.command import Command, write_result
 from lasttoken_perf.errors import PerfError
 
 
@@ -29,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        say(f"written to {options.output}")
+        write_result(result, options.output)
     return 0
 
 

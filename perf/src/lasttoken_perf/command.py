@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def cache_folder() -> Path | None:
     """Where weights and peers are kept: LASTTOKEN_CACHE, or None for the default."""
     folder = os.environ.get("LASTTOKEN_CACHE")
     return Path(folder) if folder else None
+
+
+def write_result(result: Mapping[str, Any], file: Path) -> None:
+    """Write a result as JSON, in a folder that is made if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    say(f"written to {file}")
 
 
 def say(message: str) -> None:

@@ -10,6 +10,7 @@ PerfError
 ├── MemoryBarMissed   an export took more memory than it may
 ├── TaskUnavailable   a task's data is not at hand, or a precision cannot be served here
 ├── MissingLibrary    an optional library is not installed
+├── InvalidSoak       a soak's duration, load or number of clients is not positive
 └── InvalidPlan       the question to the planner is malformed
     ├── UnknownModel
     ├── InvalidPrices
@@ -57,6 +58,10 @@ class TaskUnavailable(PerfError):
 
 class MissingLibrary(PerfError):
     """An optional library is not installed."""
+
+
+class InvalidSoak(PerfError):
+    """A soak's duration, load or number of clients is not positive."""
 
 
 class InvalidPlan(PerfError):

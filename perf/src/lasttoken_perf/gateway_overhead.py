@@ -6,29 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from lasttoken_perf.gateway_process import gateway_process
 from lasttoken_perf.instant_server import InstantServer, instant_server
 from lasttoken_perf.overhead_load import WAYS
 
 LOADS = ((64, 1, 2048), (8, 64, 48))
 """Requests in flight, texts a request, requests of a full measurement."""
-
-
-@contextmanager
-def _gateway(upstream: str) -> Iterator[tuple[psutil.Process, str]]:
-    command = [sys.executable, "-m", "lasttoken.cli", "gateway", "--url", upstream, "--port", "0",
-               "--log-level", "warning"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield psutil.Process(process.pid), process.stdout.readline().split(" on ")[1].strip()
-        finally:
-            process.terminate()
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -93,9 +81,10 @@ def run_gateway_overhead(
     for size in sizes:
         with (
             instant_server(size, cache_folder=cache_folder) as server,
-            _gateway(server.grpc_url) as (process, url),
+            gateway_process(server.grpc_url) as gateway,
         ):
             for repeat in range(1, repeats + 1):
                 say(f"{size} dimensions, repeat {repeat} of {repeats}")
-                rows += _round(server, process, url, repeat=repeat, share=share)
+                process = psutil.Process(gateway.process.pid)
+                rows += _round(server, process, gateway.url, repeat=repeat, share=share)
     return rows
