@@ -10,12 +10,15 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 # Of the demonstration: fp32, fp16, int8, int8-weights or int4.
 PRECISION ?= fp32
+# Of `make fuzz`.
+FUZZ_EXAMPLES ?= 2000
+FUZZ_SECONDS ?= 30
 ENCODER := model_repository/sfr_embedding_mistral_encoder/1
 TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed clean
+.PHONY: help setup setup-dev reference integrations demo test lint format fuzz bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -45,6 +48,10 @@ $(UV_HOME)/.done:
 	@$(UV) sync --quiet --locked --inexact --group dev --group reference --group integrations --group plans
 	@touch $@
 
+.venv/.fuzz: .venv/.dev
+	@$(UV) sync --quiet --locked --inexact --group dev --group fuzz
+	@touch $@
+
 .venv/.plans: .venv/.demo
 	@$(UV) sync --quiet --locked --inexact --group plans
 	@touch $@
@@ -69,6 +76,11 @@ lint: .venv/.dev ## ruff and mypy
 
 format: .venv/.dev ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+# Both halves: properties on many random inputs, then atheris, which looks for new paths.
+fuzz: .venv/.fuzz ## Hostile input to every reader: FUZZ_EXAMPLES a property, FUZZ_SECONDS a reader
+	@LASTTOKEN_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz
+	@$(BIN)/python tests/fuzz/coverage_guided.py --seconds $(FUZZ_SECONDS)
 
 bench: .venv/.reference ## Served throughput against the bare engine and sentence-transformers
 	@$(BIN)/lasttoken-perf bench --output build/bench.json

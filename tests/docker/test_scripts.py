@@ -265,6 +265,14 @@ def test_a_repository_as_exported_passes(docker, repository):
     assert done.returncode == 0, done.stderr
     assert "as exported: m" in done.stdout
     assert run(sys.executable, script, repository, "other").returncode == 1
+    refused = run(sys.executable, script, repository, "../repository/m")
+    assert refused.returncode == 1
+    assert "not the name of a model's folder" in refused.stderr
+
+
+def replace_by_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +289,11 @@ def test_a_repository_as_exported_passes(docker, repository):
             lambda r: edit_card(r, lambda c: c["sha256"].update({"n_encoder/1/x": "0"})),
             "not within",
         ),
+        (lambda r: edit_card(r, lambda c: c.update(sha256=[["m/1/x", "0"]])), "not digests"),
+        (lambda r: edit_card(r, lambda c: c["sha256"].update({"m/1/\0": "0"})), "not within"),
+        (lambda r: edit_card(r, lambda c: c["sha256"].update({"m/1/\ud800": "0"})), "surrogates"),
+        (lambda r: replace_by_pipe(r / "m_encoder/1/encoder.onnx"), "not a regular file"),
+        (lambda r: replace_by_pipe(r / "m/1/card.json"), "not a regular file"),
     ],
 )
 def test_a_repository_that_was_changed_does_not(docker, repository, damage, said):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from lasttoken.embeddings import Embeddings
 from lasttoken.errors import ProtocolMismatch, ServerError
+from lasttoken.model_card import parse_card
 from lasttoken.vector_form import PLAIN, VectorForm
 
 
@@ -146,11 +146,7 @@ def card_of(config: Any) -> dict[str, Any] | None:
     """
     if "card" not in config.parameters:
         return None
-    try:
-        card = json.loads(config.parameters["card"].string_value)
-    except ValueError:
-        return None
-    return card if isinstance(card, dict) and card else None
+    return parse_card(config.parameters["card"].string_value)
 
 
 def is_text_embedder(metadata: Any) -> bool:

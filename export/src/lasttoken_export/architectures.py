@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lasttoken_export import decoder_config, encoder_config
+from lasttoken_export.config_sizes import architecture_of
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.encoder_config import EncoderConfig
 from lasttoken_export.errors import UnsupportedArchitecture
@@ -23,7 +24,7 @@ def read_config(config: Mapping[str, Any]) -> ModelConfig:
         UnsupportedModel: The architecture or a setting is not implemented.
         InvalidCheckpoint: A setting is missing or malformed.
     """
-    architecture = (config.get("architectures") or ["(none)"])[0]
+    architecture = architecture_of(config)
     if architecture in encoder_config.ARCHITECTURES:
         return EncoderConfig.from_hugging_face(config)
     if architecture in decoder_config.ARCHITECTURES:
@@ -36,7 +37,7 @@ def read_config(config: Mapping[str, Any]) -> ModelConfig:
 
 def has_packed_graph(config: Mapping[str, Any]) -> bool:
     """Whether config.json names one of `ARCHITECTURES`, whatever its settings."""
-    return (config.get("architectures") or [""])[0] in ARCHITECTURES
+    return architecture_of(config) in ARCHITECTURES
 
 
 def read_gguf_config(

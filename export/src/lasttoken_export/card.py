@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from lasttoken_export.errors import CorruptFile
+from lasttoken_export.json_file import read_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,3 +71,29 @@ class Card:
     def to_json(self) -> dict[str, Any]:
         """Return the card as JSON values."""
         return asdict(self)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the card.json of an exported model.
+
+    Raises:
+        CorruptFile: It is no JSON object, or ``sha256`` is not digests by paths that stay within
+            the repository.
+        FileNotFoundError: There is none.
+    """
+    card = read_object(path)
+    digests = card.get("sha256", {})
+    if not isinstance(digests, dict) or not all(
+        isinstance(digest, str) and _stays_within(name) for name, digest in digests.items()
+    ):
+        raise CorruptFile(
+            f"{path} is no card: sha256 is not digests by paths within the repository; export the "
+            "model again"
+        )
+    return card
+
+
+def _stays_within(name: str) -> bool:
+    path = PurePosixPath(name)
+    leads_out = path.is_absolute() or ".." in path.parts or not path.parts
+    return not leads_out and name.isprintable()

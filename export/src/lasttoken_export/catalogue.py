@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from lasttoken_export.errors import InvalidCatalogue, InvalidOption
@@ -81,7 +81,7 @@ class CatalogueEntry:
     notes: str
 
     def __post_init__(self) -> None:
-        kind = self.source.get("kind", "")
+        kind = str(self.source.get("kind", ""))
         if set(self.source) != _SOURCE_KEYS.get(kind, set()):
             raise InvalidCatalogue(
                 f"{self.name}: source is {dict(self.source)!r}; known kinds and keys are "
@@ -95,7 +95,7 @@ class CatalogueEntry:
                 raise InvalidCatalogue(
                     f"{self.name}: {name} is {getattr(self, name)!r}; known are {known!r}"
                 )
-        if not self.precisions or not set(self.precisions) <= set(FLOATS):
+        if not self.precisions or not all(precision in FLOATS for precision in self.precisions):
             raise InvalidCatalogue(
                 f"{self.name}: precisions are {self.precisions!r}; known are {FLOATS!r}"
             )
@@ -105,7 +105,7 @@ class CatalogueEntry:
                 f"from 1 to {self.dimensions}"
             )
         if self.golden_scores is not None and not _are_golden_scores(
-            self.golden_scores, self.tokenizer["prompts"]
+            self.golden_scores, self.tokenizer.get("prompts", {})
         ):
             raise InvalidCatalogue(
                 f"{self.name}: golden_scores has the keys {sorted(self.golden_scores)!r}; give "
@@ -130,7 +130,7 @@ def parse_entry(data: Mapping[str, Any]) -> CatalogueEntry:
     """Build an entry from JSON values.
 
     Raises:
-        InvalidCatalogue: A key is unknown or missing, or a value is not known.
+        InvalidCatalogue: A key is unknown or missing, or a value is not known or of another type.
     """
     known = {field.name for field in fields(CatalogueEntry)}
     if data.keys() != known:
@@ -138,6 +138,11 @@ def parse_entry(data: Mapping[str, Any]) -> CatalogueEntry:
             f"{data.get('name', 'an entry')}: unknown keys {sorted(data.keys() - known)!r}, "
             f"missing {sorted(known - data.keys())!r}"
         )
+    for key, kinds in _TYPES.items():
+        if type(data[key]) not in kinds:
+            raise InvalidCatalogue(f"{data['name']}: {key} is {data[key]!r}, no {kinds!r}")
+    if not isinstance(data["tokenizer"].get("prompts", {}), dict):
+        raise InvalidCatalogue(f"{data['name']}: the prompts of its tokenizer are no object")
     try:
         licence = Licence(**data["licence"])
     except TypeError:
@@ -150,6 +155,24 @@ def parse_entry(data: Mapping[str, Any]) -> CatalogueEntry:
             "quality": tuple(data["quality"]),
         }
     )
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "source": (dict,),
+    "licence": (dict,),
+    "pooling": (str,),
+    "layer_norm": (bool,),
+    "dimensions": (int,),
+    "matryoshka": (dict, NoneType),
+    "attention": (str,),
+    "precisions": (list,),
+    "tokenizer": (dict,),
+    "quality": (list,),
+    "golden_scores": (dict, NoneType),
+    "notes": (str,),
+}
+"""Of the JSON values of an entry; what is in them is checked by `CatalogueEntry`."""
 
 
 def _is_matryoshka(value: Mapping[str, Any], dimensions: int) -> bool:
@@ -165,13 +188,16 @@ def _is_matryoshka(value: Mapping[str, Any], dimensions: int) -> bool:
 def _are_golden_scores(value: Mapping[str, Any], prompts: Mapping[str, str]) -> bool:
     if value.keys() - {"uncertainty"} != _GOLDEN_KEYS or not value["source"]:
         return False
-    rows = value["scores"]
-    return (
-        value["query_prompt_name"] in prompts
-        and len(rows) == len(value["queries"])
-        and all(len(row) == len(value["passages"]) for row in rows)
-        and all(abs(score) <= 100 for row in rows for score in row)
-    )
+    try:
+        rows = value["scores"]
+        return (
+            value["query_prompt_name"] in prompts
+            and len(rows) == len(value["queries"])
+            and all(len(row) == len(value["passages"]) for row in rows)
+            and all(abs(score) <= 100 for row in rows for score in row)
+        )
+    except TypeError:  # a number where a list belongs, or a text where a number does
+        return False
 
 
 @cache

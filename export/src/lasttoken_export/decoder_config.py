@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lasttoken_export.config_sizes import architecture_of, check_sizes, settings_of
 from lasttoken_export.errors import (
     InvalidCheckpoint,
     UnsupportedArchitecture,
@@ -46,7 +47,7 @@ class DecoderConfig:
         qk_norm: Whether each head of queries and keys is normalised before rotation (Qwen3).
 
     Raises:
-        InvalidCheckpoint: A size is not positive, or the heads do not divide.
+        InvalidCheckpoint: A size is out of range, or the heads do not divide.
     """
 
     architecture: str
@@ -65,13 +66,10 @@ class DecoderConfig:
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
+        check_sizes(self, (
             "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
             "intermediate_size", "vocab_size", "max_positions", "rope_theta", "rms_norm_eps",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise InvalidCheckpoint(f"{name} is {value!r} in the model's configuration")
+        ))  # fmt: skip
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise InvalidCheckpoint(
                 f"{self.num_heads} heads of {self.head_dim} elements cannot share "
@@ -133,7 +131,7 @@ class DecoderConfig:
             UnsupportedRopeScaling: The rotary positions are scaled.
             InvalidCheckpoint: A setting is missing or malformed.
         """
-        architecture = str((config.get("architectures") or ["(none)"])[0])
+        architecture = architecture_of(config)
         if architecture not in ARCHITECTURES:
             raise UnsupportedArchitecture(
                 f"config.json names the architecture {architecture!r}; known are "
@@ -152,7 +150,7 @@ class DecoderConfig:
                     f"config.json sets {name} to {value!r}; only {expected!r} is implemented"
                 )
         # transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling.
-        rope = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+        rope = settings_of(config, "rope_scaling") | settings_of(config, "rope_parameters")
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         if rope_type != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
             raise UnsupportedRopeScaling(
@@ -185,7 +183,7 @@ class DecoderConfig:
                 qkv_bias=architecture.startswith("Qwen2"),
                 qk_norm=architecture.startswith("Qwen3"),
             )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidCheckpoint(f"config.json is incomplete or malformed: {error!r}") from None
 
     @classmethod
@@ -239,7 +237,7 @@ class DecoderConfig:
                 qkv_bias=name == "qwen2",
                 qk_norm=name == "qwen3",
             )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidCheckpoint(f"the GGUF metadata is malformed: {error!r}") from None
 
 

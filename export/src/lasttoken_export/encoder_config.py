@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lasttoken_export.config_sizes import architecture_of, check_sizes, settings_of
 from lasttoken_export.decoder_config import shortest_float32
 from lasttoken_export.errors import InvalidCheckpoint, UnsupportedArchitecture
 
@@ -42,7 +43,7 @@ class EncoderConfig:
         rope_theta: Base of the rotary frequencies; None where positions are learned.
 
     Raises:
-        InvalidCheckpoint: A size is not positive, or the heads do not divide.
+        InvalidCheckpoint: A size is out of range, or the heads do not divide.
     """
 
     architecture: str
@@ -58,13 +59,10 @@ class EncoderConfig:
     rope_theta: float | None = None
 
     def __post_init__(self) -> None:
-        for name in (
+        check_sizes(self, (
             "hidden_size", "num_layers", "num_heads", "intermediate_size", "vocab_size",
             "type_vocab_size", "layer_norm_eps", "max_positions",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise InvalidCheckpoint(f"{name} is {value!r} in the model's configuration")
+        ))  # fmt: skip
         if self.hidden_size % self.num_heads:
             raise InvalidCheckpoint(
                 f"{self.num_heads} heads do not divide {self.hidden_size} elements"
@@ -144,7 +142,7 @@ class EncoderConfig:
             UnsupportedArchitecture: The architecture or a setting is not implemented.
             InvalidCheckpoint: A setting is missing or malformed.
         """
-        architecture = str((config.get("architectures") or ["(none)"])[0])
+        architecture = architecture_of(config)
         if architecture not in ARCHITECTURES:
             raise UnsupportedArchitecture(
                 f"config.json names the architecture {architecture!r}; known are "
@@ -170,7 +168,7 @@ class EncoderConfig:
                 max_positions=int(config["max_position_embeddings"]) - offset,
                 position_offset=offset,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidCheckpoint(f"config.json is incomplete or malformed: {error!r}") from None
 
     @classmethod
@@ -222,7 +220,7 @@ class EncoderConfig:
                 max_positions=int(metadata[f"{name}.context_length"]),
                 rope_theta=float(metadata[f"{name}.rope.freq_base"]) if nomic else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidCheckpoint(f"the GGUF metadata is malformed: {error!r}") from None
 
     @classmethod
@@ -238,7 +236,7 @@ class EncoderConfig:
         def either(ours: str, theirs: str) -> Any:
             return config[ours] if ours in config else config[theirs]
 
-        rope = config.get("rope_parameters") or {}
+        rope = settings_of(config, "rope_parameters")
         if rope.get("rope_type", "default") != "default":
             raise UnsupportedArchitecture(
                 f"config.json scales rotary positions: {rope!r}; only the default type is "

@@ -9,10 +9,9 @@ Source: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -22,6 +21,7 @@ from lasttoken_export.checkpoint import ModelFiles
 from lasttoken_export.checkpoint.base import ServedConfig
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import AmbiguousModel, CorruptFile
+from lasttoken_export.json_file import read_json, read_object
 
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 _OLD_POOLING_KEYS = {
@@ -33,6 +33,8 @@ _OLD_POOLING_KEYS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _WAY_OUT = "name a catalogue entry that it is served like: --like NAME"
+_LONGEST_PATH = 60
+"""Characters of a module's folder, which is its number and its kind."""
 _GOLDEN_TEXTS = ("", "How to bake a chocolate cake", "  two  spaces, 35°F\n\t日本語 🍰")
 
 
@@ -45,13 +47,13 @@ def entry_of_folder(folder: Path, checkpoint: ModelFiles) -> CatalogueEntry:
 
     Raises:
         AmbiguousModel: Its files leave open how a text becomes a vector.
-        CorruptFile: One of them is not JSON.
+        CorruptFile: One of them is not JSON of the known form, or points out of the folder.
     """
     config = checkpoint.config
     location = Path(checkpoint.location).resolve().name.lower()
     name = re.sub(r"[^a-z0-9.]+", "-", location).strip("-.") or "model"
-    settings = _read(folder / "config_sentence_transformers.json") or {}
-    model_config = _read(folder / "config.json") or {}
+    settings = _settings(folder / "config_sentence_transformers.json")
+    model_config = _settings(folder / "config.json")
     decoder = isinstance(config, DecoderConfig)
     causal = decoder and model_config.get("is_causal") is not False
     _refuse_code_of_its_own(folder, config, model_config)
@@ -95,7 +97,7 @@ def _refuse_code_of_its_own(
 
 def _refuse_other_vectors(folder: Path, config: ServedConfig, settings: Mapping[str, Any]) -> None:
     """Refuse vectors that are meant to be cut, or compared without being normalised."""
-    modules = [str(module["type"]) for module in _read(folder / "modules.json") or []]
+    modules = [module["type"] for module in _modules(folder) or []]
     similarity = settings.get("similarity_fn_name")
     if similarity not in (None, "cosine") and not any("Normalize" in kind for kind in modules):
         raise AmbiguousModel(
@@ -111,41 +113,44 @@ def _refuse_other_vectors(folder: Path, config: ServedConfig, settings: Mapping[
 
 
 def _pooling(folder: Path) -> str:
-    modules = _read(folder / "modules.json")
+    modules = _modules(folder)
     if modules is None:
         raise AmbiguousModel(
             f"{folder} has no modules.json, so its pooling is not known; {_WAY_OUT}"
         )
-    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise AmbiguousModel(
             f"{folder} has the modules {', '.join(kinds)}; only Transformer, Pooling and Normalize "
             "are served"
         )
-    config = _read(folder / str(modules[1]["path"]) / "config.json") or {}
+    config = _settings(folder / modules[1]["path"] / "config.json")
     if "pooling_mode" in config:
         value = config["pooling_mode"]
         modes = list(value) if isinstance(value, list) else [value]
     else:
         modes = [mode for key, mode in _OLD_POOLING_KEYS.items() if config.get(key)]
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
+    if len(modes) != 1 or str(modes[0]) not in _POOLINGS:
         raise AmbiguousModel(
             f"{folder} pools by {modes!r}; exactly one of {', '.join(_POOLINGS)} is served"
         )
     if config.get("include_prompt") is False:
         raise AmbiguousModel(f"{folder} leaves the prompt out of the pooling, which is not served")
-    return _POOLINGS[modes[0]]
+    return _POOLINGS[str(modes[0])]
 
 
 def _tokenizer_contract(
     name: str, folder: Path, checkpoint: ModelFiles, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     tokenizer_json = checkpoint.tokenizer_json()
-    tokenizer = Tokenizer.from_str(tokenizer_json)
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise CorruptFile(f"the tokenizer of {folder} cannot be read: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     before, behind = _special_tokens(folder, tokenizer)
-    lowers = (_read(folder / "sentence_bert_config.json") or {}).get("do_lower_case")
+    lowers = _settings(folder / "sentence_bert_config.json").get("do_lower_case")
     if lowers and tokenizer.encode("A B").ids != tokenizer.encode("a b").ids:
         raise AmbiguousModel(
             f"{folder} lowers its texts before they are tokenized, which its tokenizer.json does "
@@ -156,23 +161,28 @@ def _tokenizer_contract(
             f"{folder} pools the last token and its tokenizer puts none behind the text; published "
             f"files often lack the EOS that a model was trained with: {_WAY_OUT}"
         )
-    prompts = {
-        str(key): f"{prompt}{{text}}" for key, prompt in (settings.get("prompts") or {}).items()
-    }
+    named = settings.get("prompts") or {}
+    default = settings.get("default_prompt_name")
+    if not isinstance(named, dict) or not (default is None or default in list(named)):
+        raise CorruptFile(
+            f"config_sentence_transformers.json of {folder} has the prompts {named!r} and of them "
+            f"the default {default!r}; download it again"
+        )
+    prompts = {str(key): f"{prompt}{{text}}" for key, prompt in named.items()}
     return {
         "model": name,
         "sequence": [*before, "$A", *behind],
         "special_tokens": {token: tokenizer.token_to_id(token) for token in {*before, *behind}},
         "max_length": _max_length(folder, checkpoint.config),
         "prompts": prompts,
-        "default_prompt_name": settings.get("default_prompt_name"),
+        "default_prompt_name": default,
         "instruction_template": None,
         # The file's own behaviour: the server must reproduce it.
         "golden": [
             {"text": text, "prompt_name": None, "ids": tokenizer.encode(text).ids}
             for text in _GOLDEN_TEXTS
         ]
-        if settings.get("default_prompt_name") is None
+        if default is None
         else [
             {
                 "text": text,
@@ -200,18 +210,34 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[list[str], list
 
 
 def _max_length(folder: Path, config: ServedConfig) -> int:
-    stated = (_read(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
-    stated = stated or (_read(folder / "tokenizer_config.json") or {}).get("model_max_length")
+    stated = _settings(folder / "sentence_bert_config.json").get("max_seq_length")
+    stated = stated or _settings(folder / "tokenizer_config.json").get("model_max_length")
     limits = [config.max_positions, config.sliding_window or config.max_positions]
     if isinstance(stated, int):
         limits.append(stated)
     return min(limits)
 
 
-def _read(path: Path) -> Any:
+def _settings(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.is_file() else {}
+
+
+def _modules(folder: Path) -> list[dict[str, str]] | None:
+    """Type and path of each module; a path that leads out of the folder is refused."""
+    path = folder / "modules.json"
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptFile(f"{path} is not JSON: {error}; download it again") from None
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(
+        isinstance(module, dict)
+        and isinstance(module.get("type"), str)
+        and isinstance(module.get("path"), str)
+        for module in modules
+    ):
+        raise CorruptFile(f"{path} is no list of modules with type and path; download it again")
+    for module in modules:
+        parts = PurePosixPath(module["path"])
+        strange = len(module["path"]) > _LONGEST_PATH or not module["path"].isprintable()
+        if parts.is_absolute() or ".." in parts.parts or strange:
+            raise CorruptFile(f"{path} names a module outside its folder: {module['path']!r}")
+    return modules

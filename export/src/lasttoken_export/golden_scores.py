@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lasttoken_export.card import read_card
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.errors import InvalidOption, ModelNotFound, VerificationFailed
 from lasttoken_export.model_config import parse_config
@@ -62,7 +62,7 @@ def check_golden_scores(
     card_file = repository / name / "1" / "card.json"
     if not card_file.is_file():
         raise ModelNotFound(f"{repository} holds no model {name!r}; export it there first")
-    precision = json.loads(card_file.read_text(encoding="utf-8"))["precision"]
+    precision = str(read_card(card_file).get("precision"))
     if precision not in TOLERANCES:
         raise InvalidOption(
             f"{name} is {precision}: published scores are compared in {', '.join(TOLERANCES)}; "

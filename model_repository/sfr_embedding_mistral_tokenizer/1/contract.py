@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,56 @@ class TokenizerContract:
         return tuple(self.special_tokens[token] for token in behind)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_golden(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("text"))
+        and isinstance(value.get("ids"), list)
+        and all(map(_is_id, value["ids"]))
+        and _is_text_or_none(value.get("prompt_name"))
+    )
+
+
+def _lists(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def _maps(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: (
+        isinstance(value, dict) and all(map(_is_text, value)) and all(map(fits, value.values()))
+    )
+
+
+_FITS: Mapping[str, Callable[[object], bool]] = {
+    "model": _is_text,
+    "sequence": _lists(_is_text),
+    "special_tokens": _maps(_is_id),
+    "max_length": _is_id,
+    "prompts": _maps(_is_text),
+    "default_prompt_name": _is_text_or_none,
+    "instruction_template": _is_text_or_none,
+}
+"""Whether a value of contract.json is of the right type."""
+
+
 def parse_contract(data: Mapping[str, Any]) -> TokenizerContract:
     """Build a contract from JSON values.
 
     Raises:
-        InvalidContract: A key is unknown or missing, or the contract contradicts itself.
+        InvalidContract: A key is unknown or missing, a value is of the wrong type, or the contract
+            contradicts itself.
     """
     known = {field.name for field in fields(TokenizerContract)}
     if data.keys() != known:
@@ -115,10 +160,17 @@ def parse_contract(data: Mapping[str, Any]) -> TokenizerContract:
             f"contract has unknown keys {sorted(data.keys() - known)!r} and lacks "
             f"{sorted(known - data.keys())!r}"
         )
+    for name, fits in _FITS.items():
+        if not fits(data[name]):
+            raise InvalidContract(
+                f"contract holds {data[name]!r} as {name}; export the model again"
+            )
+    if not _lists(_is_golden)(data["golden"]):
+        raise InvalidContract(f"golden holds an item that is not text and ids: {data['golden']!r}")
     try:
         golden = tuple(GoldenTokens(**{**item, "ids": tuple(item["ids"])})
                        for item in data["golden"])  # fmt: skip
-    except (TypeError, KeyError) as error:
+    except TypeError as error:
         raise InvalidContract(f"golden holds an item that is not text and ids: {error}") from None
     return TokenizerContract(**{**data, "sequence": tuple(data["sequence"]), "golden": golden})
 
@@ -131,6 +183,8 @@ def load_contract(path: Path) -> TokenizerContract:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidContract(f"{path.name} is not JSON: {error}; export the model again") from None
+    if not isinstance(data, dict):
+        raise InvalidContract(f"{path.name} is not a JSON object; export the model again")
     return parse_contract(data)

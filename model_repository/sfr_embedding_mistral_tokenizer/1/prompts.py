@@ -9,6 +9,7 @@ from contract import TEMPLATE_PLACE, TokenizerContract
 from tokenizer_errors import InvalidText
 
 _NAMES_IN_A_MESSAGE = 8
+_CHARACTERS_IN_A_MESSAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def apply_prompt(
     """
     if prompt_name and instruction:
         raise InvalidText(
-            f"both PROMPT_NAME {prompt_name!r} and INSTRUCTION are given; send one of them",
+            f"both PROMPT_NAME {_shown(prompt_name)} and INSTRUCTION are given; send one of them",
             reason="prompt",
         )
     if instruction:
@@ -59,11 +60,17 @@ def apply_prompt(
         return PromptedText(text)
     if name not in contract.prompts:
         raise InvalidText(
-            f"PROMPT_NAME is {name!r}; {contract.model} has {_names_near(name, contract)}",
+            f"PROMPT_NAME is {_shown(name)}; {contract.model} has {_names_near(name, contract)}",
             reason="prompt",
         )
     before, _, suffix = contract.prompts[name].partition(TEMPLATE_PLACE)
     return PromptedText(f"{before}{text}{suffix}", suffix)
+
+
+def _shown(name: str) -> str:
+    """A caller's name for a message; of one that is no name but a whole text, the beginning."""
+    short = name[:_CHARACTERS_IN_A_MESSAGE]
+    return repr(short) if short == name else f"{short!r} and {len(name) - len(short)} more"
 
 
 def _names_near(name: str, contract: TokenizerContract) -> str:

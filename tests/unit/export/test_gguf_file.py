@@ -14,6 +14,7 @@ from lasttoken_export.errors import (
     MissingTensor,
     UnexpectedTensor,
     UnsupportedArchitecture,
+    UnsupportedModel,
     UnsupportedTokenizer,
 )
 from lasttoken_export.tokenizer.gguf_vocabulary import tokenizer_json_from_gguf
@@ -198,3 +199,20 @@ def test_a_tokenizer_beside_the_file_is_preferred(tmp_path):
         file.tokenizer_json()
     (tmp_path / "tokenizer.json").write_text("{}")
     assert file.tokenizer_json() == "{}"
+
+
+def test_a_block_whose_scale_is_infinite(tmp_path):
+    """The first half float of a Q4_0 block scales its 32 elements."""
+    path = write_gguf(tmp_path / "m.gguf", kind=KINDS.Q4_0)
+    name, whole = "layers.0.mlp.up_proj.weight", path.read_bytes()
+    quantised = gguf.quantize(np.ascontiguousarray(tensors()[name]), KINDS.Q4_0).tobytes()
+    at = whole.index(quantised)
+    path.write_bytes(whole[:at] + b"\x00\x7c" + whole[at + 2 :])
+    with pytest.raises(CorruptFile, match=r"up_proj\.weight' that are no finite numbers"):
+        GgufFile(path).read(name)
+
+
+def test_a_file_for_big_endian_machines(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF\x00\x00\x00\x03" + bytes(100))
+    with pytest.raises(UnsupportedModel, match="big-endian"):
+        GgufFile(tmp_path / "m.gguf")

@@ -13,8 +13,10 @@ copy this file and run it by itself.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
+import stat
 import sys
 from pathlib import Path
 
@@ -28,25 +30,30 @@ def models_with_cards(repository: Path) -> list[str]:
 
 def check_model(repository: Path, model: str) -> list[str]:
     """Return what is wrong with one model, a line a file; empty if it is as exported."""
+    if Path(model).name != model:
+        return [f"{model!r}: not the name of a model's folder"]
     card_file = repository / model / "1" / "card.json"
     try:
+        check_regular(card_file)
         card = json.loads(card_file.read_text(encoding="utf-8"))
-        digests = dict(card["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digests = card["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"{card_file}: not a readable card ({error!r})"]
+    if not isinstance(digests, dict):
+        return [f"{card_file}: sha256 is not digests by file"]
     if not digests:
         return [f"{card_file}: names no files"]
-    own = {f"{model}{step}" for step in STEPS}
+    own = [(f"{model}{step}",) for step in STEPS]
     wrong = []
     for name, expected in sorted(digests.items()):
         parts = Path(name).parts
-        if Path(name).is_absolute() or ".." in parts or not parts or parts[0] not in own:
+        if Path(name).is_absolute() or ".." in parts or "\0" in name or parts[:1] not in own:
             wrong.append(f"{name}: not within the folders of {model}")
             continue
         try:
             found = sha256(repository / name)
-        except OSError as error:
-            wrong.append(f"{name}: {error.strerror}")
+        except (OSError, ValueError) as error:  # ValueError: no file can have that name
+            wrong.append(f"{name!r}: {getattr(error, 'strerror', error)}")
             continue
         if found != expected:
             wrong.append(f"{name}: sha256 is {found}, the card says {expected}")
@@ -57,13 +64,24 @@ def sha256(path: Path) -> str:
     """Digest of a file, in hexadecimal.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is not a regular file.
     """
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file of bytes: a pipe would keep its reader waiting.
+
+    Raises:
+        OSError: It is not one, or not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def main() -> int:

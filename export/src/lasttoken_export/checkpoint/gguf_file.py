@@ -8,7 +8,8 @@ Source: https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasttoken_export.architectures import ModelConfig, read_gguf_config
+from lasttoken_export.checkpoint.gguf_directory import GgufTensor, read_gguf_directory
 from lasttoken_export.checkpoint.gguf_names import canonical_gguf_name
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import CorruptFile, UnsupportedModel
+from lasttoken_export.json_file import MOST_TOKENIZER_BYTES, read_text
 from lasttoken_export.tokenizer.gguf_vocabulary import tokenizer_json_from_gguf
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """Where a tensor lies in the file."""
-
-    offset: int
-    bytes: int
-    type: gguf.GGMLQuantizationType
-    shape: tuple[int, ...]
 
 
 class GgufFile:
@@ -42,7 +35,7 @@ class GgufFile:
         revision: Revision or digest of it.
 
     Raises:
-        CorruptFile: It is truncated or not a GGUF file.
+        CorruptFile: It is truncated or not a GGUF file; see `read_gguf_directory`.
         UnsupportedModel: The graph cannot reproduce the model.
     """
 
@@ -53,7 +46,8 @@ class GgufFile:
         self.revision = revision
         self._path = path
         self.folder = path.parent
-        self._metadata, self._stored = _read_directory(path)
+        self._metadata, tensors = read_gguf_directory(path)
+        self._stored = _by_canonical_name(self._metadata, tensors)
         self.config: ModelConfig = read_gguf_config(
             self._metadata, {name: stored.shape for name, stored in self._stored.items()}
         )
@@ -99,6 +93,10 @@ class GgufFile:
         if len(data) != stored.bytes:
             raise CorruptFile(f"{self._path} ends within {name!r}; download it again")
         array = _dequantise(data, stored)
+        if not np.isfinite(array).all():  # a damaged block scales all its elements
+            raise CorruptFile(f"{self._path} has elements of {name!r} that are no finite numbers")
+        if not np.isfinite(array).all():  # a damaged block scales all its elements
+            raise CorruptFile(f"{self._path} has elements of {name!r} that are no finite numbers")
         if self._permuted and name.endswith(("q_proj.weight", "k_proj.weight")):
             assert isinstance(self.config, DecoderConfig)
             heads = self.config.num_heads if "q_proj" in name else self.config.num_kv_heads
@@ -109,7 +107,7 @@ class GgufFile:
         """See `Checkpoint.tokenizer_json`: tokenizer.json beside the file, else its vocabulary."""
         beside = self._path.with_name("tokenizer.json")
         if beside.is_file():
-            return beside.read_text(encoding="utf-8")
+            return read_text(beside, most_bytes=MOST_TOKENIZER_BYTES)
         return tokenizer_json_from_gguf(self._metadata)
 
 
@@ -123,42 +121,20 @@ def unpermute(weight: NDArray[Any], heads: int) -> NDArray[Any]:
     return interleaved.swapaxes(1, 2).reshape(rows, columns)
 
 
-def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, _Stored]]:
-    try:
-        reader = gguf.GGUFReader(path)
-        metadata = {key: field.contents() for key, field in reader.fields.items()}
-        tensors = [
-            (
-                str(tensor.name),
-                _Stored(
-                    int(tensor.data_offset),
-                    int(tensor.n_bytes),
-                    tensor.tensor_type,
-                    tuple(int(size) for size in reversed(tensor.shape.tolist())),
-                ),
-            )
-            for tensor in reader.tensors
-        ]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the reader raises whatever it stumbles upon
-        raise CorruptFile(
-            f"{path} is truncated or not a GGUF file: {error!r}; download it again"
-        ) from None
-    size = path.stat().st_size
-    stored: dict[str, _Stored] = {}
-    for name, where in tensors:
-        if where.offset + where.bytes > size:
-            raise CorruptFile(f"{path} ends within {name!r}; download it again")
-        canonical = canonical_gguf_name(name, str(metadata.get("general.architecture")))
+def _by_canonical_name(
+    metadata: Mapping[str, Any], tensors: Iterable[GgufTensor]
+) -> dict[str, GgufTensor]:
+    stored: dict[str, GgufTensor] = {}
+    for tensor in tensors:
+        canonical = canonical_gguf_name(tensor.name, str(metadata.get("general.architecture")))
         if canonical is not None:
             # One row is written flat.
-            is_table = canonical.endswith("_embeddings.weight") and len(where.shape) == 1
-            stored[canonical] = replace(where, shape=(1, *where.shape)) if is_table else where
-    return metadata, stored
+            is_table = canonical.endswith("_embeddings.weight") and len(tensor.shape) == 1
+            stored[canonical] = replace(tensor, shape=(1, *tensor.shape)) if is_table else tensor
+    return stored
 
 
-def _dequantise(data: NDArray[np.uint8], stored: _Stored) -> NDArray[Any]:
+def _dequantise(data: NDArray[np.uint8], stored: GgufTensor) -> NDArray[Any]:
     if stored.type == gguf.GGMLQuantizationType.F32:
         return data.view(np.float32).reshape(stored.shape)
     if stored.type == gguf.GGMLQuantizationType.F16:
@@ -167,6 +143,7 @@ def _dequantise(data: NDArray[np.uint8], stored: _Stored) -> NDArray[Any]:
     row_bytes = stored.shape[-1] // block_size * block_bytes
     try:
         rows = data.reshape(*stored.shape[:-1], row_bytes)
-        return np.asarray(gguf.dequantize(rows, stored.type), np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # the caller looks at the elements
+            return np.asarray(gguf.dequantize(rows, stored.type), np.float32)
     except NotImplementedError as error:
         raise UnsupportedModel(f"GGUF type {stored.type.name} cannot be read: {error}") from None

@@ -7,7 +7,6 @@ resident size of an export is that of its largest tensor, whatever the model's s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +24,11 @@ from lasttoken_export.errors import (
     ModelNotFound,
     UnsupportedModel,
 )
+from lasttoken_export.json_file import read_object
 from lasttoken_export.tokenizer.folder_tokenizer import tokenizer_json_of_folder
 
+_LONGEST_NAME = 60
+"""Characters of a shard's file name: any file system takes them, and no published name has more."""
 _FLOATS = ("F32", "F16", "BF16")
 
 
@@ -90,8 +92,8 @@ class SafetensorsFolder:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CorruptFile(f"{index} has no weight_map; download it again")
             names = sorted(set(map(str, weight_map.values())))
-            if strays := [name for name in names if Path(name).name != name]:
-                raise CorruptFile(f"{index} names files outside its folder: {strays[0]!r}")
+            if strays := [n for n in names if Path(n).name != n or len(n) > _LONGEST_NAME]:
+                raise CorruptFile(f"{index} names no files of its folder: {strays[0]!r}")
             if missing := [name for name in names if not (self.folder / name).is_file()]:
                 raise InvalidCheckpoint(
                     f"{self.location}: {len(missing)} of {len(names)} shards are missing, the "
@@ -125,18 +127,12 @@ class SafetensorsFolder:
                 self._shapes[canonical] = tuple(tensor.get_shape())
 
     def _read_json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            return read_object(self.folder / name)
         except FileNotFoundError:
             raise ModelNotFound(
                 f"{self.location} has no {name}; it is not a Hugging Face model folder"
             ) from None
-        except ValueError as error:
-            raise CorruptFile(f"{path} is not JSON: {error}; download it again") from None
-        if not isinstance(data, dict):
-            raise CorruptFile(f"{path} is not a JSON object; download it again")
-        return data
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasttoken_export.errors import CorruptFile, InvalidCheckpoint, ModelNotFound
+from lasttoken_export.config_sizes import architecture_of, check_sizes
+from lasttoken_export.errors import InvalidCheckpoint, ModelNotFound
+from lasttoken_export.json_file import read_object
 from lasttoken_export.tokenizer.folder_tokenizer import tokenizer_json_of_folder
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
@@ -43,9 +44,7 @@ class AnyConfig:
     stated_attention: str | None
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "vocab_size", "max_positions"):
-            if getattr(self, name) < 1:
-                raise InvalidCheckpoint(f"{name} is {getattr(self, name)!r} in config.json")
+        check_sizes(self, ("hidden_size", "num_layers", "vocab_size", "max_positions"))
 
     @property
     def sliding_window(self) -> None:
@@ -67,7 +66,7 @@ class AnyConfig:
         try:
             behind = config.get("model_type") in _POSITIONS_BEHIND_PADDING
             return cls(
-                architecture=str((config.get("architectures") or ["(none)"])[0]),
+                architecture=architecture_of(config),
                 hidden_size=first("hidden_size", "d_model", "dim", "n_embd"),
                 num_layers=first("num_hidden_layers", "n_layers", "n_layer", "num_layers"),
                 vocab_size=first("vocab_size"),
@@ -77,7 +76,7 @@ class AnyConfig:
                 if causal is None
                 else ("causal" if causal else "bidirectional"),
             )
-        except (StopIteration, TypeError, ValueError) as error:
+        except (StopIteration, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidCheckpoint(
                 "config.json is malformed, or says its hidden size, layers, vocabulary or "
                 f"positions under no known name: {error!r}"
@@ -117,15 +116,9 @@ def read_config_json(folder: Path, location: str) -> dict[str, Any]:
         ModelNotFound: There is none.
         CorruptFile: It is no JSON object.
     """
-    path = folder / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(folder / "config.json")
     except FileNotFoundError:
         raise ModelNotFound(
             f"{location} has no config.json; it is not a Hugging Face model folder"
         ) from None
-    except ValueError as error:
-        raise CorruptFile(f"{path} is not JSON: {error}; download it again") from None
-    if not isinstance(data, dict):
-        raise CorruptFile(f"{path} is not a JSON object; download it again")
-    return data

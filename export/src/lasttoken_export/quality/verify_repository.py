@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lasttoken_export.card import read_card
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import InvalidOption, ModelNotFound, VerificationFailed
 from lasttoken_export.graph.packed_graph import EmbeddingContract
@@ -62,6 +63,7 @@ def open_artefact(path: Path) -> Artefact:
 
     Raises:
         ModelNotFound: No exported model lies there.
+        CorruptFile: Its card is none.
     """
     card_file = path / "1" / "card.json"
     if not card_file.is_file():
@@ -69,7 +71,7 @@ def open_artefact(path: Path) -> Artefact:
             f"{path} is no exported model: {card_file} is not there; name the ensemble's folder, "
             "<repository>/<model>"
         )
-    card = json.loads(card_file.read_text(encoding="utf-8"))
+    card = read_card(card_file)
     return Artefact(repository=path.resolve().parent, name=path.resolve().name, card=card)
 
 
@@ -79,7 +81,10 @@ def check_files(artefact: Artefact) -> None:
     Raises:
         VerificationFailed: One is missing or another.
     """
-    for relative, sha256 in artefact.card["sha256"].items():
+    digests = artefact.card.get("sha256")
+    if not digests:
+        raise VerificationFailed(f"the card of {artefact.name} names no files; export it again")
+    for relative, sha256 in digests.items():
         path = artefact.repository / relative
         if not path.is_file():
             raise VerificationFailed(f"{path} is missing; export the model again")

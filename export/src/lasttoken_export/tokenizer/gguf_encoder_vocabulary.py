@@ -85,6 +85,14 @@ def unigram_tokenizer_json(metadata: Mapping[str, Any]) -> str:
             "the file"
         )
     charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
+    if charsmap and not (
+        isinstance(charsmap, list)
+        and all(type(byte) is int and 0 <= byte < 256 for byte in charsmap)
+    ):
+        raise UnsupportedTokenizer(
+            "the GGUF file's precompiled_charsmap is no list of bytes: put the model's "
+            "tokenizer.json beside the file"
+        )
     metaspace = {
         "type": "Metaspace",
         "replacement": _WORD_START,

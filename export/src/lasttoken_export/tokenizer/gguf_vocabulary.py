@@ -51,11 +51,19 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, Any]) -> str:
         UnsupportedTokenizer: The kind of vocabulary or its pre-tokenizer is not known.
     """
     kind = metadata.get("tokenizer.ggml.model")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    types = metadata.get("tokenizer.ggml.token_type")
-    if kind not in _KINDS or not tokens or not types or len(types) != len(tokens):
+    tokens: Any = metadata.get("tokenizer.ggml.tokens")
+    types: Any = metadata.get("tokenizer.ggml.token_type")
+    count = len(tokens) if isinstance(tokens, list) else 0
+    scores = metadata.get("tokenizer.ggml.scores") or [0.0] * count
+    if (
+        kind not in _KINDS
+        or not _are(str, tokens)
+        or not _are(int, types)
+        or not _are(float, scores)
+        or not len(types) == len(scores) == count > 0
+    ):
         raise UnsupportedTokenizer(
-            f"the GGUF file has a vocabulary of kind {kind!r} with {len(tokens or ())} tokens; "
+            f"the GGUF file has a vocabulary of kind {kind!r} with {count} tokens; "
             f"known are {', '.join(_KINDS)}: put the model's tokenizer.json beside the file"
         )
     if kind == "bert":
@@ -63,7 +71,6 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, Any]) -> str:
     if kind == "t5":
         return unigram_tokenizer_json(metadata)
     if kind == "llama":
-        scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
         if metadata.get("tokenizer.ggml.add_space_prefix") is False:
             raise UnsupportedTokenizer(
                 "the GGUF file's vocabulary adds no space before the text, which is not rebuilt: "
@@ -77,6 +84,13 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, Any]) -> str:
         raise UnsupportedTokenizer(
             f"the GGUF file's pre-tokenizer is {pre!r}; known are {sorted(_PRE_TOKENIZERS)}: put "
             "the model's tokenizer.json beside the file"
+        )
+    merges = metadata.get("tokenizer.ggml.merges", [])
+    pairs = [merge.split(" ") for merge in merges] if _are(str, merges) else []
+    if len(pairs) != len(merges) or any(len(pair) != 2 for pair in pairs):
+        raise UnsupportedTokenizer(
+            "the GGUF file's merges are not pairs of tokens: put the model's tokenizer.json beside "
+            "the file"
         )
     return json.dumps(
         {
@@ -110,8 +124,13 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, Any]) -> str:
                 "byte_fallback": False,
                 "ignore_merges": False,
                 "vocab": {token: index for index, token in enumerate(tokens)},
-                "merges": [merge.split(" ") for merge in metadata["tokenizer.ggml.merges"]],
+                "merges": pairs,
             },
         },
         ensure_ascii=False,
     )
+
+
+def _are(kind: type, values: Any) -> bool:
+    """Whether it is a list of such values; the file says of each list what it holds."""
+    return isinstance(values, list) and all(type(value) is kind for value in values)

@@ -18,6 +18,9 @@ from typing import Any
 from lasttoken_export.errors import UnsupportedTokenizer
 
 _SPACE = "▁"
+LONGEST_PIECE = 512
+"""Characters of a piece; the ways to cut one are tried, so that their number must be bounded.
+SentencePiece's own trainer makes pieces of 16 at most."""
 
 
 class PieceType(IntEnum):
@@ -46,8 +49,14 @@ def tokenizer_json_from_pieces(pieces: Sequence[Piece]) -> str:
     No BOS or EOS is added: that is the contract's business.
 
     Raises:
-        UnsupportedTokenizer: There is no byte fallback, or no unknown piece.
+        UnsupportedTokenizer: There is no byte fallback, or no unknown piece, or a piece is longer
+            than `LONGEST_PIECE`.
     """
+    if any(len(piece.text) > LONGEST_PIECE for piece in pieces):
+        raise UnsupportedTokenizer(
+            f"the SentencePiece vocabulary has a piece of more than {LONGEST_PIECE} characters; "
+            "put the model's tokenizer.json beside it"
+        )
     vocabulary = {piece.text: index for index, piece in enumerate(pieces)}
     unknown = [piece.text for piece in pieces if piece.type == PieceType.UNKNOWN]
     if sum(piece.type == PieceType.BYTE for piece in pieces) != 256 or len(unknown) != 1:

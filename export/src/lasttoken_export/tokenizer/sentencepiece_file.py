@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from lasttoken_export.errors import CorruptFile, UnsupportedTokenizer
+from lasttoken_export.json_file import MOST_TOKENIZER_BYTES
 from lasttoken_export.tokenizer.sentencepiece_bpe import Piece, tokenizer_json_from_pieces
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -30,7 +31,11 @@ def tokenizer_json_from_sentencepiece(path: Path) -> str:
         UnsupportedTokenizer: It is of another kind than Llama's and Mistral's.
     """
     try:
-        model = _model_class().FromString(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MOST_TOKENIZER_BYTES + 1)
+        if len(content) > MOST_TOKENIZER_BYTES:
+            raise CorruptFile(f"{path} has more than {MOST_TOKENIZER_BYTES} bytes")
+        model = _model_class().FromString(content)
     except DecodeError as error:
         raise CorruptFile(
             f"{path} is not a SentencePiece model: {error}; download it again"
@@ -50,6 +55,9 @@ def tokenizer_json_from_sentencepiece(path: Path) -> str:
             f"{path} normalises text in a way that is not rebuilt ({normalizer.name!r}): put the "
             "model's tokenizer.json beside it"
         )
+    # protobuf hands out bytes where a string of an old-style message is not UTF-8.
+    if not all(isinstance(piece.piece, str) for piece in model.pieces):
+        raise CorruptFile(f"{path} has a piece that is not UTF-8; download it again")
     return tokenizer_json_from_pieces(
         [Piece(piece.piece, piece.score, piece.type) for piece in model.pieces]
     )

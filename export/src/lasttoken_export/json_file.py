@@ -1,0 +1,57 @@
+"""JSON files of a model that somebody else wrote: read within a limit, refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lasttoken_export.errors import CorruptFile
+
+MOST_BYTES = 2**26
+"""Most bytes of a file of settings; an index of 100,000 tensors takes a tenth of it."""
+MOST_TOKENIZER_BYTES = 2**28
+"""Most bytes of a tokenizer; the largest of today's models have a tenth of it."""
+
+
+def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        CorruptFile: It has more than `most_bytes` bytes, or is not UTF-8.
+        FileNotFoundError: There is none.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise CorruptFile(f"{path} has more than {most_bytes} bytes; it is not what its name says")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFile(f"{path} is not UTF-8: {error}; download it again") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of one JSON value.
+
+    Raises:
+        CorruptFile: It is too large, not JSON, or nested too deep.
+        FileNotFoundError: There is none.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"{path} is not JSON: {error}; download it again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of one JSON object.
+
+    Raises:
+        CorruptFile: It is too large, or no JSON object.
+        FileNotFoundError: There is none.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise CorruptFile(f"{path} is not a JSON object; download it again")
+    return data
