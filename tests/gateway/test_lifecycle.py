@@ -108,6 +108,21 @@ def test_no_more_work_is_taken_than_is_said(small_server, tmp_path):
             assert time.monotonic() < deadline
 
 
+def test_a_caller_that_does_not_finish_its_request_gives_up_its_place(small_server, tmp_path):
+    log = tmp_path / "log"
+    options = ("--max-in-flight", "1", "--body-timeout", "0.5")
+    with GatewayProcess(small_server.grpc_url, log, *options) as gateway:
+        host, port = gateway.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as slow:
+            slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            answer = b"".join(iter(lambda: slow.recv(4096), b""))  # until the gateway hangs up
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+        payload = {"model": "short", "input": "x"}
+        answer = httpx.post(f"{gateway.url}/v1/embeddings", json=payload, timeout=30)
+        assert answer.status_code == 200
+
+
 def openssl(*arguments):
     subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 

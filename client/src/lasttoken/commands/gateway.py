@@ -53,6 +53,7 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     for name, text, default in (
         ("timeout", "time for one request", "60"),
+        ("body-timeout", "time for a request's body to come in", "30"),
         ("drain-delay", "time between SIGTERM and the closing of the port", "0"),
         ("drain-timeout", "time for requests in flight after that", "30"),
     ):
@@ -119,6 +120,7 @@ def _gateway(arguments: argparse.Namespace) -> int:
             key_file=arguments.key_file,
             keys=os.environ.get(KEYS_VARIABLE),
             timeout_s=arguments.timeout,
+            body_timeout_s=arguments.body_timeout,
             max_body_bytes=arguments.max_body_bytes,
             max_texts=arguments.max_texts,
             max_in_flight=arguments.max_in_flight,

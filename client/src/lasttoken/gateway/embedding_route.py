@@ -74,7 +74,11 @@ class EmbeddingRoute:
         gateway = self._gateway
         key = gateway.access.caller(request, exchange)
         gateway.access.admit_request(key, exchange)
-        body = await read_body(request, limit=gateway.settings.max_body_bytes)
+        body = await read_body(
+            request,
+            limit=gateway.settings.max_body_bytes,
+            timeout_s=gateway.settings.body_timeout_s,
+        )
         payload = self._decoded(body)
         job: EmbedJob = self._dialect.job(payload)
         exchange.texts = len(job.inputs)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lasttoken.gateway.refusals import TOO_LARGE, Refusal
+from lasttoken.gateway.refusals import TOO_LARGE, TOO_SLOW, Refusal
 
 Outcome = TypeVar("Outcome")
 
@@ -71,13 +71,23 @@ def exchange_of(request: Request) -> Exchange:
     return exchange
 
 
-async def read_body(request: Request, *, limit: int) -> bytes:
+async def read_body(request: Request, *, limit: int, timeout_s: float) -> bytes:
     """Read a request's body.
 
     Raises:
-        Refusal: 413, before more than `limit` bytes have been taken in.
+        Refusal: 413, before more than `limit` bytes have been taken in; 408 when it has not all
+            come in `timeout_s` seconds.
         CallerGone: The connection ended in its middle.
     """
+    try:
+        return await asyncio.wait_for(_whole_body(request, limit), timeout_s)
+    except asyncio.TimeoutError:
+        raise Refusal(
+            TOO_SLOW, f"the request's body did not come within {timeout_s:g} s; send it again"
+        ) from None
+
+
+async def _whole_body(request: Request, limit: int) -> bytes:
     too_large = Refusal(
         TOO_LARGE, f"the request has more than {limit} bytes; send fewer texts in one request"
     )

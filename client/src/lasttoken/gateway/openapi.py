@@ -20,6 +20,7 @@ _MEANINGS = {
     400: "The request is not valid: its JSON, a field, a prompt, a size",
     401: "No API key, or one that is not valid",
     404: "There is no such model",
+    408: "The request's body did not come in time",
     413: "The request has too many bytes, or a text too many tokens",
     422: "The request has too many texts",
     429: "A limit of the API key is reached; Retry-After says when it is not",

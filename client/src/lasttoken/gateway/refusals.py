@@ -40,6 +40,9 @@ NO_ROUTE = Kind(status=404, type="invalid_request_error", code="unknown_url", bl
 NO_METHOD = Kind(
     status=405, type="invalid_request_error", code="method_not_allowed", blames_caller=True
 )
+TOO_SLOW = Kind(
+    status=408, type="invalid_request_error", code="request_timeout", blames_caller=True
+)
 TOO_LARGE = Kind(
     status=413, type="invalid_request_error", code="request_too_large", blames_caller=True
 )
@@ -121,10 +124,12 @@ class Refusal(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the answer: Retry-After, and the challenge of a 401."""
+        """Headers of the answer: Retry-After, the challenge of a 401, the end of a connection."""
         headers = {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(self.retry_after_s)
+        if self.kind is TOO_SLOW:
+            headers["connection"] = "close"  # what is still to come is not waited for
         if self.kind is NO_KEY:
             headers["www-authenticate"] = "Bearer"
         return headers

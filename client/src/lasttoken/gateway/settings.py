@@ -26,6 +26,8 @@ class GatewaySettings:
         key_file: File of API keys; read again when it changes. None: none.
         keys: API keys in the same form, given directly; None: none. With neither nobody needs one.
         timeout_s: Time for one request, in seconds.
+        body_timeout_s: Time for a request's body to come in, in seconds; a caller that is slower
+            would keep its place among `max_in_flight` for as long as it likes.
         max_body_bytes: Largest request.
         max_texts: Most texts of a request.
         max_in_flight: Most requests that are worked on at a time.
@@ -43,6 +45,7 @@ class GatewaySettings:
     key_file: Path | None = None
     keys: str | None = field(default=None, repr=False)
     timeout_s: float = 60.0
+    body_timeout_s: float = 30.0
     max_body_bytes: int = 16 * 1024 * 1024
     max_texts: int = 2048
     max_in_flight: int = 512
@@ -55,8 +58,10 @@ class GatewaySettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidInput(f"{name} is {value!r}; it must be a whole number above 0")
-        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise InvalidInput(f"timeout_s is {self.timeout_s!r}; it must be positive")
+        for name in ("timeout_s", "body_timeout_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidInput(f"{name} is {value!r}; it must be positive")
         for name in ("drain_delay_s", "drain_timeout_s", "ready_cache_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
