@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lasttoken_perf.errors import MissingLibrary, PeerFailed
 
-_NEEDED = ("openai", "orjson", "starlette", "uvicorn")
+_NEEDED = ("httpx", "openai", "orjson", "starlette", "uvicorn")
 _START_S, _STOP_S = 60.0, 60.0
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lasttoken import EmbeddingClient
+from lasttoken import EmbeddingClient, LasttokenError
 from lasttoken.local import LocalTriton
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
-from lasttoken_perf.command import Command, add_model_argument, cache_folder, say
+from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, write_result
 from lasttoken_perf.corpus import long_tailed_texts
-from lasttoken_perf.faults.scenarios import SCENARIOS, Finding, Stage
+from lasttoken_perf.errors import PerfError, WrongAnswer
+from lasttoken_perf.faults.scenarios import SCENARIOS
+from lasttoken_perf.faults.stage import Finding, Stage
 from lasttoken_perf.machine import describe_machine, git_revision
 from lasttoken_perf.tables import markdown_table
 
@@ -29,55 +32,90 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    entry = catalogue_entry(options.model)
-    checkpoint = open_checkpoint(entry.source, cache_folder=cache_folder())
-    texts = long_tailed_texts(60, seed=5, median_words=7, longest_words=60)
-    findings = []
+    findings: dict[str, Finding] = {}
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lasttoken-faults.") as folder:
-        say(f"exporting {options.model}")
-        report = export_model(checkpoint, entry, ExportOptions(output=Path(folder)))
-        with (
-            LocalTriton(folder, cache_folder=cache_folder()) as server,
-            EmbeddingClient(server.grpc_url, report.triton_name) as client,
-        ):
-            expected = {text: client.embed(text) for text in texts}
-        stage = Stage(
-            repository=Path(folder),
-            model=report.triton_name,
-            catalogue_name=options.model,
-            expected=expected,
-            cache_folder=cache_folder(),
-            say=say,
-        )
+        stage = _prepared(options.model, Path(folder))
         for name in options.only or SCENARIOS:
             say(f"fault: {name}")
-            findings.append(SCENARIOS[name](stage))
-    lines = list(_table(findings))
+            try:
+                findings[name] = SCENARIOS[name].run(stage)
+            except (PerfError, LasttokenError, TimeoutError, ValueError) as error:
+                # The others are tried all the same; the command fails at the end.
+                failed.append(name)
+                findings[name] = Finding(fault=name, seen=f"FAILED: {error}", lost="?", impact=None)
+            say(f"{findings[name]}")
+    machine = describe_machine(("openai", "uvicorn"))
+    lines = [*_table(findings), "", *_about(options.model, machine)]
     print("\n".join(lines))
     if options.table is not None:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {
+    result = {
         "what": "faults tried on a live local server",
         "model": options.model,
         "revision": git_revision(),
-        "machine": describe_machine(),
-        "findings": [asdict(finding) for finding in findings],
+        "machine": machine,
+        "findings": [
+            {"name": name, **asdict(finding), "alerts": SCENARIOS[name].alerts}
+            for name, finding in findings.items()
+        ],
     }
+    if failed:
+        if options.output is not None:
+            write_result(result, options.output)
+        raise WrongAnswer(f"faults that did not end as they should: {', '.join(failed)}")
+    return result
 
 
-def _table(findings: Sequence[Finding]) -> Iterator[str]:
-    heads = ["fault", "requests", "right", "wrong", "what the caller sees", "longest gap, s",
-             "p99 ms", "alert"]  # fmt: skip
-    yield from markdown_table(heads, map(_row, findings))
+def _prepared(model: str, folder: Path) -> Stage:
+    """Export the model, and embed the load's texts one at a time while nothing is broken."""
+    entry = catalogue_entry(model)
+    checkpoint = open_checkpoint(entry.source, cache_folder=cache_folder())
+    texts = long_tailed_texts(60, seed=5, median_words=7, longest_words=60)
+    say(f"exporting {model}")
+    report = export_model(checkpoint, entry, ExportOptions(output=folder))
+    with (
+        LocalTriton(folder, cache_folder=cache_folder()) as server,
+        EmbeddingClient(server.grpc_url, report.triton_name) as client,
+    ):
+        expected = {text: client.embed(text) for text in texts}
+    return Stage(
+        repository=folder,
+        model=report.triton_name,
+        catalogue_name=model,
+        expected=expected,
+        cache_folder=cache_folder(),
+        say=say,
+    )
 
 
-def _row(finding: Finding) -> list[str]:
+def _table(findings: Mapping[str, Finding]) -> Iterator[str]:
+    heads = ["name", "fault", "requests", "right", "wrong", "what the caller sees", "what is lost",
+             "service after, s", "longest gap, s", "p99 ms", "alert if it lasts"]  # fmt: skip
+    yield from markdown_table(heads, itertools.starmap(_row, findings.items()))
+
+
+def _row(name: str, finding: Finding) -> list[str]:
     impact = finding.impact
-    figures = ["-"] * 5
+    counts, times = ["-"] * 3, ["-"] * 3
     if impact is not None:
-        figures = [str(impact.requests), str(impact.right), str(impact.wrong),
-                   f"{impact.outage_s:.1f}", f"{impact.p99_ms:.0f}"]  # fmt: skip
-    return [finding.fault, *figures[:3], finding.seen, *figures[3:], finding.alert or "-"]
+        counts = [str(impact.requests), str(impact.right), str(impact.wrong)]
+        times = [f"{impact.recovery_s:.1f}", f"{impact.outage_s:.1f}", f"{impact.p99_ms:.0f}"]
+    alerts = [f"[{a}](../runbooks.md#{a.lower()})" for a in SCENARIOS[name].alerts]
+    return [f"`{name}`", finding.fault, *counts, finding.seen, finding.lost, *times,
+            ", ".join(alerts) or "-"]  # fmt: skip
+
+
+def _about(model: str, machine: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"`lasttoken-perf faults` on {machine['cores']} cores of {machine['processor']} "
+        f"({machine['widest_vectors']}), {machine['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{len(machine['gpus']) or 'no'} GPU; model {model}. Eight callers with one request at a "
+        "time, 10 s for it; every answer is compared bit for bit with the text's own vector. "
+        "*Service after*: from the harm (`allocations`: from its end; rolling restarts: from the "
+        "first one's begin) to the first right answer of a request sent after it. "
+        "*Longest gap*: longest time without any right answer."
+    )
 
 
 COMMAND = Command(

@@ -8,17 +8,27 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken import EmbeddingClient, LasttokenError
+from lasttoken import LasttokenError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 RIGHT, WRONG = "right", "wrong"
+
+
+class Caller(Protocol):
+    """What sends requests: our client, or another way to the same server."""
+
+    def embed(self, text: str, *, timeout_s: float) -> NDArray[np.float32]:
+        """Return a text's vector, ``[dim]``."""
+
+    def close(self) -> None:
+        """End the connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +54,22 @@ class Load:
         expected: Vector of each text, as an undisturbed server gave it.
         callers: How many.
         timeout_s: Deadline of each request, in seconds.
+        errors: What a request may end in; any other exception ends the caller, and the load.
     """
 
     def __init__(
         self,
-        make_client: Callable[[], EmbeddingClient],
+        make_client: Callable[[], Caller],
         expected: Mapping[str, NDArray[np.float32]],
         *,
         callers: int = 8,
         timeout_s: float = 10.0,
+        errors: tuple[type[Exception], ...] = (LasttokenError,),
     ) -> None:
         self._make_client = make_client
         self._expected = expected
         self._timeout_s = timeout_s
+        self._errors = errors
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.outcomes: list[Outcome] = []
@@ -108,7 +121,7 @@ class Load:
             try:
                 vector = self._client.embed(text, timeout_s=self._timeout_s)
                 result = RIGHT if np.array_equal(vector, self._expected[text]) else WRONG
-            except LasttokenError as error:
+            except self._errors as error:
                 result = type(error).__name__
                 time.sleep(0.05)  # as a caller that tries again
             with self._lock:
@@ -127,6 +140,7 @@ class Impact:
         errors: Errors by class.
         outage_s: Longest time without a right answer, in seconds.
         p99_ms: 99th percentile of the right answers' latency.
+        recovery_s: From the harm to the first right answer of a request sent after it.
     """
 
     requests: int
@@ -135,13 +149,18 @@ class Impact:
     errors: Mapping[str, int]
     outage_s: float
     p99_ms: float
+    recovery_s: float
 
 
-def impact_of(outcomes: list[Outcome]) -> Impact:
+def impact_of(outcomes: list[Outcome], *, harmed_s: float = 0.0) -> Impact:
     """Sum up the outcomes of a run.
 
+    Args:
+        outcomes: Of the run.
+        harmed_s: When the harm was done, on `time.monotonic`.
+
     Raises:
-        ValueError: No request was answered right.
+        ValueError: No request was answered right, or none that was sent after the harm.
     """
     counts = Counter(outcome.result for outcome in outcomes)
     right = sorted(outcome.ended_s for outcome in outcomes if outcome.result == RIGHT)
@@ -149,6 +168,9 @@ def impact_of(outcomes: list[Outcome]) -> Impact:
         raise ValueError(f"no request was answered right: {dict(counts)}")
     begin = min(outcome.started_s for outcome in outcomes)
     gaps = np.diff([begin, *right])
+    after = [o.ended_s for o in outcomes if o.result == RIGHT and o.started_s >= harmed_s]
+    if not after:
+        raise ValueError("no request that was sent after the harm was answered right")
     latency = [1e3 * (o.ended_s - o.started_s) for o in outcomes if o.result == RIGHT]
     return Impact(
         requests=len(outcomes),
@@ -157,4 +179,5 @@ def impact_of(outcomes: list[Outcome]) -> Impact:
         errors=dict(counts),
         outage_s=float(gaps.max()),
         p99_ms=float(np.percentile(latency, 99)),
+        recovery_s=min(after) - (harmed_s or begin),
     )
