@@ -18,7 +18,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test lint format fuzz bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed clean
+.PHONY: help setup setup-dev reference integrations demo test chart-matrix lint format fuzz bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed faults clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -67,6 +67,9 @@ demo: .venv/.demo ## Export the demonstration model, serve it with a real Triton
 test: .venv/.integrations ## All tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+chart-matrix: .venv/.dev ## Render the chart with every combination of values, and validate what comes out
+	@$(BIN)/python -m pytest -q tests/docker/test_chart_matrix.py --whole-chart-matrix
+
 lint: .venv/.dev ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -93,6 +96,9 @@ soak: .venv/.demo ## 10,000 requests of 64 clients with random cancels and deadl
 
 soak-mixed: .venv/.integrations ## 30 minutes of mixed traffic at 0.8 of the capacity, by gRPC and through a gateway
 	@$(BIN)/lasttoken-perf soak --minutes 30 --load 0.8 --output build/soak-mixed.json
+
+faults: .venv/.integrations ## Faults on a live server under load; writes docs/measurements/faults.md
+	@$(BIN)/lasttoken-perf faults --output docs/measurements/faults.json --table docs/measurements/faults.md
 
 parity: .venv/.reference ## The parity tests; writes docs/measurements/parity.md
 	@$(BIN)/python -m pytest tests/parity --parity-table docs/measurements/parity.md

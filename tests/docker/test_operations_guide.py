@@ -1,0 +1,152 @@
+"""Every command of docs/operations.md and docs/runbooks.md, held against the program it is for."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lasttoken.cli
+import lasttoken_export.cli
+import lasttoken_perf.cli
+from docker.helm_program import default_cache, helm_program
+from documented import code_blocks
+
+ROOT = Path(__file__).parents[2]
+RELEASE = ["--set", "repository.pvc.claimName=x", "--set", "gateway.apiKeysSecret=x"]
+MAINS = {
+    "lasttoken": lasttoken.cli.main,
+    "lasttoken-export": lasttoken_export.cli.main,
+    "lasttoken-perf": lasttoken_perf.cli.main,
+}
+
+
+def commands_of(page):
+    """Commands of the page's sh blocks and the inline ones that begin with a program of ours."""
+    commands = []
+    for _, code in code_blocks(page, {"sh"}):
+        commands += [shlex.split(line) for line in code.replace("\\\n", " ").splitlines() if line]
+    text = re.sub(r"```.*?```", "", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
+    programs = "|".join([*MAINS, "kubectl", "helm"])
+    inline = re.findall(rf"`((?:{programs}) [^`]+)`", text)
+    return commands + [shlex.split(words) for words in inline]
+
+
+COMMANDS = [
+    (page, words) for page in ("operations.md", "runbooks.md") for words in commands_of(page)
+]
+
+
+def of(program):
+    found = [words for _, words in COMMANDS if words[0] == program]
+    return pytest.mark.parametrize("words", found, ids=lambda words: " ".join(words)[:70])
+
+
+@pytest.fixture(scope="module")
+def helm():
+    return helm_program(default_cache())
+
+
+def render(helm, words, *more):
+    command = [helm, "template", *words, *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@pytest.fixture(scope="module")
+def objects(helm):
+    """Names of the objects of the release `sfr`, as kubectl spells them."""
+    documents = render(helm, ["sfr", "docker/helm/lasttoken"], *RELEASE)
+    return {f"{d['kind'].lower()}/{d['metadata']['name']}" for d in documents}
+
+
+def test_every_command_is_for_a_program_that_is_looked_at():
+    known = {*MAINS, "helm", "kubectl"}
+    assert {words[0] for _, words in COMMANDS} == known
+    assert len(COMMANDS) > 20
+
+
+class Parsed(Exception):
+    """Ends a command after its arguments have been read."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [w for _, w in COMMANDS if w[0] in MAINS and len(w) > 2],
+    ids=lambda w: " ".join(w)[:70],
+)
+def test_our_own_commands_parse(words, monkeypatch):
+    """By the programs' own parsers; what they would do then is stopped."""
+    import argparse
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(parser, *arguments, **keywords):
+        parse(parser, *arguments, **keywords)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(Parsed):
+        MAINS[words[0]](words[1:])
+
+
+@of("helm")
+def test_the_chart_takes_the_values_of_the_commands(words, helm):
+    action = words[1]
+    assert action in ("upgrade", "rollback", "uninstall")
+    if action != "upgrade":
+        assert words[2] == "sfr"
+        assert words[3:] == ["--namespace", "embeddings"]
+        return
+    arguments = [word for word in words[2:] if word not in ("--install", "--reuse-values")]
+    documents = render(helm, arguments, *(RELEASE if "--reuse-values" in words else ()))
+    text = yaml.safe_dump_all(documents)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and not value.isdigit() and value not in ("true", "pvc"):
+            assert value in text, f"{name} has no effect"
+
+
+@of("kubectl")
+def test_kubectl_names_objects_that_the_chart_makes(words, objects):
+    named = [w for w in words if re.match(r"(deployment|service|pod|job)/", w)]
+    assert set(named) <= objects
+    verbs = ("create", "get", "logs", "delete", "rollout", "port-forward", "describe")
+    assert any(verb in words for verb in verbs)
+
+
+def test_the_planners_output_is_the_one_shown(capsys):
+    page = (ROOT / "docs" / "operations.md").read_text()
+    [(code, shown)] = re.findall(
+        r"```sh\n(lasttoken-perf plan.*?)```\n\n```text\n(.*?)```", page, re.S
+    )
+    words = shlex.split(code.replace("\\\n", " "))
+    assert lasttoken_perf.cli.main(words[1:]) == 0
+    assert capsys.readouterr().out.strip() == shown.strip()
+
+
+def test_the_arithmetic_of_the_corpus_is_right():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    tokens = 1e9 * 256
+    for rate, hours in ((11_872, "5,990"), (32_436, "2,192")):
+        assert f"{rate:,}" in page
+        assert f"{round(tokens / rate / 3600):,}" == hours
+        assert f"| {hours} |" in page
+    weeks = tokens / 32_436 / 3600 / 168
+    assert (f"{weeks:.1f}", f"{weeks / 0.9:.1f}") == ("13.0", "14.5")
+    assert "13.0; with 90 % of the time in use 14.5, so 15" in page
+    assert (1e9 * 4096 * 4 / 1e12, round(1e9 / 8192)) == (16.384, 122_070)
+    assert "122,071" in page  # the last part is not full
+    vectors_per_s = 15 * 32_436 / 256
+    assert f"{vectors_per_s:,.0f} vectors/s" in page
+    assert f"{vectors_per_s * 16_384 / 1e6:.0f} MB/s" in page
+
+
+def test_the_guide_has_every_alert_with_its_severity():
+    rules = yaml.safe_load((ROOT / "docker/helm/lasttoken/files/alerts.yml").read_text())
+    alerts = {r["alert"]: r["labels"]["severity"] for g in rules["groups"] for r in g["rules"]}
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert dict(re.findall(r"^\| (Lasttoken\w+) \| (\w+) \|", page, re.M)) == alerts
