@@ -15,6 +15,8 @@ from lasttoken_perf.peers.contestants import CORPUS, LIBRARY, MIXED, SERVER, SIN
 from lasttoken_perf.peers.http_server import HttpPeer
 from lasttoken_perf.peers.process import PeerRun
 from lasttoken_perf.results import summarise
+from lasttoken_perf.served import embed_one_by_one, embed_singly
+from unit.client.fake_triton import MODEL, FakeTriton, vector_of
 
 SERVER_PROGRAM = """
 import base64, json, struct, sys, threading
@@ -126,12 +128,14 @@ def test_ratios_are_taken_repeat_by_repeat():
         row("peer", CORPUS, 1, 50.0, 1.0),
         row("peer", CORPUS, 2, 50.0, 1.0),
         row(compare.SERVED, SINGLE, 1, 1.0, 20.0),
+        row(compare.BARE, SINGLE, 1, 1.0, 18.5),
         row("peer", SINGLE, 1, 1.0, 50.0),
     ]
     found = compare.ratios(rows)
     assert found[f"{compare.SERVED} / peer, corpus"] == {"min": 2.0, "median": 4.0, "max": 6.0}
     assert found[f"{compare.SERVED} / {compare.BARE}, corpus"]["min"] == 0.8
     assert found[f"{compare.SERVED} / peer, single"]["median"] == 2.5  # their latency over ours
+    assert found[f"{compare.SERVED} - {compare.BARE}, single, ms"]["median"] == 1.5
     assert f"{compare.BARE} / {compare.SERVED}, corpus" not in found
     result = {"summary": summarise(rows), "ratios": found, "unavailable": {"vLLM": "no GPU\nx"}}
     table = "\n".join(peers_table(result))
@@ -178,3 +182,16 @@ def test_base64_is_little_endian_float32():
     text = base64.b64encode(np.array([1.5, -2], "<f4").tobytes()).decode()
     assert _vector(text).tolist() == [1.5, -2.0]
     assert _vector(json.loads("[1.5, -2]")).tolist() == [1.5, -2.0]
+
+
+def test_our_own_requests_are_timed_one_by_one():
+    texts = ["a", "bb", "ccc"]
+    with FakeTriton().serve() as server:
+        runs = (
+            embed_singly(server.url, MODEL, texts),
+            embed_one_by_one(server.url, MODEL, texts, clients=2),
+        )
+    for run in runs:
+        assert run.vectors.tolist() == [vector_of(text).tolist() for text in texts]
+        assert len(run.latency_ms) == 3
+        assert all(0 < latency < 1000 * run.seconds + 1 for latency in run.latency_ms)

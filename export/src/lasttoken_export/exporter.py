@@ -178,6 +178,7 @@ def export_model(
             checkpoint,
             entry,
             precision=options.precision,
+            target=options.runtime,
             max_length=max_length,
             options=options.calibration,
             on_layer=on_layer,

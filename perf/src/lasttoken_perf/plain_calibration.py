@@ -35,6 +35,10 @@ class PlainCalibration(Calibration):
         """Return ones."""
         return np.ones(self._shape(linear)[0], np.float32)
 
+    def rotation(self, linear: str) -> int | None:  # noqa: ARG002 - alike for all
+        """Return None."""
+        return None
+
     def int8_scale(self, linear: str) -> float:  # noqa: ARG002 - alike for all
         """Return a scale of the usual size."""
         return 0.05
@@ -43,7 +47,7 @@ class PlainCalibration(Calibration):
         """Return a scale of the usual size."""
         return 0.01
 
-    def needs_floats(self, linear: str, *, by_row: bool) -> bool:  # noqa: ARG002 - alike for all
+    def needs_floats(self, linear: str) -> bool:  # noqa: ARG002 - alike for all
         """No layer does."""
         return False
 

@@ -24,6 +24,20 @@ def embed_list(url: str, model: str, texts: list[str]) -> PeerRun:
         return PeerRun(seconds=time.perf_counter() - started_s, vectors=vectors)
 
 
+def embed_singly(url: str, model: str, texts: list[str]) -> PeerRun:
+    """Embed one text a request, one after the other, by the blocking client."""
+    vectors, latency_ms = [], []
+    with EmbeddingClient(url, model) as client:
+        client.embed(texts[0], timeout_s=CALL_TIMEOUT_S)  # connects
+        started_s = time.perf_counter()
+        for text in texts:
+            sent_s = time.perf_counter()
+            vectors.append(client.embed(text, timeout_s=CALL_TIMEOUT_S))
+            latency_ms.append((time.perf_counter() - sent_s) * 1000)
+        seconds = time.perf_counter() - started_s
+    return PeerRun(seconds=seconds, vectors=np.stack(vectors), latency_ms=tuple(latency_ms))
+
+
 def embed_one_by_one(url: str, model: str, texts: list[str], *, clients: int) -> PeerRun:
     """Embed one text a request, ``clients`` requests at a time (closed loop)."""
     return asyncio.run(_embed_one_by_one(url, model, texts, clients))
@@ -32,18 +46,26 @@ def embed_one_by_one(url: str, model: str, texts: list[str], *, clients: int) ->
 async def _embed_one_by_one(url: str, model: str, texts: list[str], clients: int) -> PeerRun:
     pending = iter(enumerate(texts))
     vectors: dict[int, NDArray[np.float32]] = {}
+    latency_ms: dict[int, float] = {}
 
     async with AsyncEmbeddingClient(url, model) as client:
 
         async def one_client() -> None:
             for index, text in pending:
+                sent_s = time.perf_counter()
                 vectors[index] = await client.embed(text, timeout_s=CALL_TIMEOUT_S)
+                latency_ms[index] = (time.perf_counter() - sent_s) * 1000
 
         await client.embed(texts[0], timeout_s=CALL_TIMEOUT_S)  # connects
         started_s = time.perf_counter()
         await asyncio.gather(*(one_client() for _ in range(clients)))
         seconds = time.perf_counter() - started_s
-    return PeerRun(seconds=seconds, vectors=np.stack([vectors[i] for i in range(len(texts))]))
+    order = range(len(texts))
+    return PeerRun(
+        seconds=seconds,
+        vectors=np.stack([vectors[index] for index in order]),
+        latency_ms=tuple(latency_ms[index] for index in order),
+    )
 
 
 def read_metrics(metrics_url: str | None, label: str = "") -> dict[str, float]:

@@ -270,7 +270,12 @@ def test_calibrated_scales_build_too(library, folder, tmp_path):
     rows = [random.integers(0, 259, length, dtype=np.int32) for length in (3, 30, 60)]
     contract = EmbeddingContract()
     found = calibrate_model(
-        checkpoint, rows, precision="int8", contract=contract, folder=tmp_path / "calibration"
+        checkpoint,
+        rows,
+        precision="int8",
+        target="tensorrt",
+        contract=contract,
+        folder=tmp_path / "calibration",
     )
     graph = model_graph(
         checkpoint, precision="int8", target="tensorrt", contract=contract, calibration=found

@@ -49,7 +49,9 @@ class BertGraph(EncoderGraph):
         graph, config, size = self._graph, self._config, self._config.hidden_size
         prefix = f"encoder.layer.{index}"
         # What enters the other layers is a residual too, or comes out of GELU: it cannot be scaled.
-        out_fold = Fold.one_to_one(f"{prefix}.attention.output.dense", size)
+        out_fold = Fold.one_to_one(
+            f"{prefix}.attention.output.dense", size, head_dim=config.head_dim
+        )
         qkv = self._linear(
             [(f"{prefix}.attention.self.{part}", size) for part in ("query", "key", "value")],
             hidden,

@@ -31,6 +31,7 @@ class GraphBuilder:
         self._taken: set[str] = set()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._inputs: list[ir.Value] = []
+        self._domains: set[str] = set()
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -52,11 +53,17 @@ class GraphBuilder:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         name: str,
-        attributes: dict[str, int | float | str | Sequence[int]] | None = None,
+        attributes: dict[str, int | float | str | Sequence[int] | ir.TensorProtocol] | None = None,
+        *,
+        domain: str = "",
     ) -> ir.Value:
         """Record an operator with one output, both named ``<scopes>/<name>``."""
         full_name = self._unique(name)
-        value = self._tape.op(op_type, inputs, attributes=attributes or None, name=full_name)
+        if domain:
+            self._domains.add(domain)
+        value = self._tape.op(
+            op_type, inputs, attributes=attributes or None, domain=domain, name=full_name
+        )
         value.name = full_name
         return value
 
@@ -111,7 +118,7 @@ class GraphBuilder:
             outputs,
             nodes=self._tape.nodes,
             initializers=self._tape.initializers,
-            opset_imports={"": OPSET},
+            opset_imports={"": OPSET, **dict.fromkeys(sorted(self._domains), 1)},
             name=self._name,
         )
         return ir.Model(

@@ -62,6 +62,7 @@ class DecoderGraph(PackedGraph):
             .repeat(config.num_heads // config.num_kv_heads, axis=1)
             .ravel(),
             size=kv_size,
+            head_dim=config.head_dim,
         )
         normed = self._rms_norm(f"{prefix}.input_layernorm", hidden, smooths=qkv_fold)
         qkv = self._linear(

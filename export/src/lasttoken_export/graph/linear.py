@@ -2,8 +2,8 @@
 
 - Floats: MatMul.
 - int8 on ONNX Runtime's CPU provider: uint8 activations with zero point 128, for which the CPU has
-  instructions. Each row is first divided by its own largest element, so that all share the scale 1:
-  the runtime still fuses the product, and no row depends on what else is in the batch.
+  instructions, and a scale a row, so that no row depends on what else is in the batch. Where a
+  row's largest element is an outlier, it is rotated before.
 - int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
   the graph; a layer that is too sensitive for it stays in floats.
 - int8 and int4 weights: DequantizeLinear, in blocks where the runtime knows them.
@@ -26,9 +26,12 @@ from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation import weights as rounding
 from lasttoken_export.quantisation.calibration import Calibration
+from lasttoken_export.quantisation.rotation import hadamard
 
 _SMALLEST_ROW = 1e-9
 """Divides a row of activations that is all zero."""
+_ZERO_POINT = 128
+"""Of activations: the CPU multiplies unsigned by signed bytes."""
 
 
 class LinearLayers:
@@ -62,6 +65,7 @@ class LinearLayers:
         self._dtype, self._numpy_dtype = dtype, numpy_dtype
         self._smoothing = calibration if precision in ("int8", "fp8") else None
         self._calibration = calibration
+        self._zero_points: ir.Value | None = None
 
     @property
     def smoothing(self) -> Calibration | None:
@@ -76,15 +80,15 @@ class LinearLayers:
             value = self._graph.op(
                 "Mul", [value, self._graph.constant(inverse)], f"{layer.short_name}_smoothed"
             )
+        if smoothing is not None and not layer.rotates_upstream:
+            value = self._rotate(value, layer, smoothing.rotation(layer.name))
         weights, activations = self._precision.weights, self._precision.activations
         if weights == "int4":
             weight = self._int4_weight(layer)
         elif weights == "int8" and activations == "float":
             weight = self._int8_only_weight(layer)
         elif self._precision.is_float or (
-            weights == "int8"
-            and smoothing is not None
-            and smoothing.needs_floats(layer.name, by_row=self._on_cpu)
+            weights == "int8" and smoothing is not None and smoothing.needs_floats(layer.name)
         ):
             weight = self._float_weight(layer)
         else:
@@ -95,42 +99,89 @@ class LinearLayers:
         graph, name = self._graph, layer.short_name
         calibration = self._calibration
         assert calibration is not None
-        row_scale = None
+        if self._on_cpu:
+            return self._product_of_rows(value, layer, calibration)
         if self._precision.weights == "fp8":
             weight = self._channel_weight(layer, "fp8")
             zero_point: NDArray[Any] = np.zeros((), ml_dtypes.float8_e4m3fn)
             scale = calibration.fp8_scale(layer.name)
         else:
             weight = self._channel_weight(layer, "int8")
-            zero_point = np.asarray(128, np.uint8) if self._on_cpu else np.asarray(0, np.int8)
+            zero_point = np.asarray(0, np.int8)
             scale = calibration.int8_scale(layer.name)
-            if self._on_cpu:
-                value, row_scale = self._divide_rows(value, name)
-                scale = 1.0
         parameters = [
             graph.constant(np.asarray(scale, self._numpy_dtype)),
             graph.constant(zero_point),
         ]
         codes = graph.op("QuantizeLinear", [value, *parameters], f"{name}_codes")
         rounded = graph.op("DequantizeLinear", [codes, *parameters], f"{name}_rounded")
-        product = graph.op("MatMul", [rounded, weight], name)
-        if row_scale is None:
-            return product
+        return graph.op("MatMul", [rounded, weight], name)
+
+    def _product_of_rows(
+        self, value: ir.Value, layer: LinearLayer, calibration: Calibration
+    ) -> ir.Value:
+        """Multiply rows of int8, each with a scale of its own.
+
+        ONNX has the product of integers and the scaling of its result as two operators; ONNX
+        Runtime's own one does both in one pass.
+
+        Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+        """
+        graph, name = self._graph, layer.short_name
+        row_scale = self._row_scale(value, name)
+        flat = graph.op(
+            "Squeeze", [row_scale, graph.constant(np.asarray([1], np.int64))], f"{name}_scales"
+        )
+        if self._zero_points is None:
+            length = graph.op("Shape", [flat], "tokens")
+            middle = ir.Tensor(np.asarray([_ZERO_POINT], np.uint8))
+            self._zero_points = graph.op(
+                "ConstantOfShape", [length], "zero_points", {"value": middle}
+            )
+        codes = graph.op(
+            "QuantizeLinear", [value, flat, self._zero_points], f"{name}_codes", {"axis": 0}
+        )
+        shape = (layer.in_features, layer.out_features)
+        weight = graph.weight(
+            f"{layer.name}.weight", shape, ir.DataType.INT8,
+            lambda: calibration.int8_codes(layer.name),
+        )  # fmt: skip
+        scale = graph.weight(
+            f"{layer.name}.scale", (layer.out_features,), self._dtype,
+            lambda: calibration.int8_weight_scales(layer.name),
+        )  # fmt: skip
+        one = graph.constant(np.asarray(1, np.float32))
+        zero_point = graph.constant(np.asarray(_ZERO_POINT, np.uint8))
+        product = graph.op(
+            "MatMulIntegerToFloat",
+            [codes, weight, one, scale, zero_point],
+            name,
+            domain="com.microsoft",
+        )
         return graph.op("Mul", [product, row_scale], f"{name}_rescaled")
 
-    def _divide_rows(self, value: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        """Scale each row to -127 to 127; returns it and what undoes it, ``[T, 1]``."""
+    def _row_scale(self, value: ir.Value, name: str) -> ir.Value:
+        """Scale that brings each row's largest element to 127: ``[T, 1]``."""
         graph = self._graph
         last_axis = graph.constant(np.asarray([-1], np.int64))
         absolute = graph.op("Abs", [value], f"{name}_absolute")
         largest = graph.op("ReduceMax", [absolute, last_axis], f"{name}_largest", {"keepdims": 1})
         floor = graph.constant(np.asarray(_SMALLEST_ROW, self._numpy_dtype))
         largest = graph.op("Max", [largest, floor], f"{name}_row_range")
-        levels = graph.constant(np.asarray(127, self._numpy_dtype))
-        inverse = graph.op("Div", [levels, largest], f"{name}_row_inverse")
         step = graph.constant(np.asarray(1 / 127, self._numpy_dtype))
-        row_scale = graph.op("Mul", [largest, step], f"{name}_row_scale")
-        return graph.op("Mul", [value, inverse], f"{name}_scaled"), row_scale
+        return graph.op("Mul", [largest, step], f"{name}_row_scale")
+
+    def _rotate(self, value: ir.Value, layer: LinearLayer, block: int | None) -> ir.Value:
+        """Rotate the rows of ``[T, in]`` in blocks."""
+        if block is None:
+            return value
+        graph, name = self._graph, layer.short_name
+        shape = graph.constant(np.asarray([-1, block], np.int64))
+        blocks = graph.op("Reshape", [value, shape], f"{name}_blocks")
+        matrix = graph.constant(hadamard(block).astype(self._numpy_dtype))
+        rotated = graph.op("MatMul", [blocks, matrix], f"{name}_rotated_blocks")
+        whole = graph.constant(np.asarray([-1, layer.in_features], np.int64))
+        return graph.op("Reshape", [rotated, whole], f"{name}_rotated")
 
     def _float_weight(self, layer: LinearLayer) -> ir.Value:
         return self._graph.weight(

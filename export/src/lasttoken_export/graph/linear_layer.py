@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasttoken_export.checkpoint import Checkpoint
-from lasttoken_export.quantisation.calibration import Calibration
+from lasttoken_export.quantisation.input_changes import InputChanges
+from lasttoken_export.quantisation.rotation import rotate_columns, rotate_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,22 +21,29 @@ class Fold:
         linear: Name of the layer whose inputs are divided by the smoothing factors.
         channels: ``[in]`` of each of its inputs, the channel upstream that makes it.
         size: Channels upstream.
+        head_dim: Of heads whose values attention mixes to make the inputs: a rotation within them
+            goes upstream too. None where the channels must stay as they are.
     """
 
     linear: str
     channels: NDArray[np.int64]
     size: int
+    head_dim: int | None = None
 
     @classmethod
-    def one_to_one(cls, linear: str, size: int) -> Fold:
+    def one_to_one(cls, linear: str, size: int, *, head_dim: int | None = None) -> Fold:
         """Each input is a channel of its own, as behind a norm."""
-        return cls(linear=linear, channels=np.arange(size), size=size)
+        return cls(linear=linear, channels=np.arange(size), size=size, head_dim=head_dim)
 
-    def divisors(self, calibration: Calibration) -> NDArray[np.float32]:
+    def divisors(self, changes: InputChanges) -> NDArray[np.float32]:
         """Return what each channel upstream is divided by: ``[size]``."""
         divisors = np.ones(self.size, np.float32)
-        divisors[self.channels] = calibration.factors(self.linear)
+        divisors[self.channels] = changes.factors(self.linear)
         return divisors
+
+    def rotation(self, changes: InputChanges) -> int | None:
+        """Return the block in which the channels upstream are rotated, or None."""
+        return None if self.head_dim is None else changes.rotation(self.linear)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,35 +73,59 @@ class LinearLayer:
         return sum(size for _, size in self.parts)
 
     @property
+    def rotates_upstream(self) -> bool:
+        """Whether a rotation of its inputs goes into what makes them."""
+        return self.fold is not None and self.fold.head_dim is not None
+
+    @property
+    def makes_heads(self) -> bool:
+        """Whether its outputs are queries, keys and values."""
+        return any(fold.head_dim is not None for fold, _ in self.smooths)
+
+    @property
     def short_name(self) -> str:
         """Name within its layer of the model."""
         return self.name.rpartition(".")[2]
 
     def read_weight(
-        self, checkpoint: Checkpoint, dtype: np.dtype[Any], calibration: Calibration | None
+        self, checkpoint: Checkpoint, dtype: np.dtype[Any], changes: InputChanges | None
     ) -> NDArray[Any]:
-        """Return the weights ``[in, out]``, smoothed where there is a calibration."""
+        """Return the weights ``[in, out]``, smoothed and rotated where there are changes."""
         # Factors are applied in float32, whatever the weights end in.
-        kept = dtype if calibration is None else np.dtype(np.float32)
+        kept = dtype if changes is None else np.dtype(np.float32)
         fused = np.empty((self.in_features, self.out_features), kept)
         column = 0
         for part, size in self.parts:
             fused[:, column : column + size] = checkpoint.read(f"{part}.weight").T
             column += size
-        if calibration is not None:
-            fused *= calibration.factors(self.name)[:, None]
-            for fold, start in self.smooths:
-                fused[:, start : start + fold.size] /= fold.divisors(calibration)
+        if changes is not None:
+            fused *= changes.factors(self.name)[:, None]
+            fused = self.for_outputs(fused, changes)
+            block = changes.rotation(self.name)
+            if block is not None:
+                fused = rotate_rows(fused, block)
         return fused.astype(dtype, copy=False)
 
     def read_bias(
-        self, checkpoint: Checkpoint, dtype: np.dtype[Any], calibration: Calibration | None
+        self, checkpoint: Checkpoint, dtype: np.dtype[Any], changes: InputChanges | None
     ) -> NDArray[Any]:
         """Return the biases ``[out]``."""
         fused = np.concatenate(
             [checkpoint.read(f"{part}.bias").astype(np.float32) for part, _ in self.parts]
         )
-        if calibration is not None:
-            for fold, start in self.smooths:
-                fused[start : start + fold.size] /= fold.divisors(calibration)
+        if changes is not None:
+            fused = self.for_outputs(fused[None], changes)[0]
         return fused.astype(dtype)
+
+    def for_outputs(
+        self, weight: NDArray[np.float32], changes: InputChanges
+    ) -> NDArray[np.float32]:
+        """Return weights ``[n, out]`` with what the layers behind ask for in their columns."""
+        weight = weight.copy()
+        for fold, start in self.smooths:
+            columns = slice(start, start + fold.size)
+            weight[:, columns] /= fold.divisors(changes)
+            block = fold.rotation(changes)
+            if block is not None:
+                weight[:, columns] = rotate_columns(weight[:, columns], block)
+        return weight

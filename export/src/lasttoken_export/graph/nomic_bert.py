@@ -42,7 +42,7 @@ class NomicBertGraph(EncoderGraph):
         prefix, inner = f"encoder.layers.{index}", config.intermediate_size
         assert context.rotary is not None
         # What enters the other layers is a residual too: it cannot be scaled.
-        out_fold = Fold.one_to_one(f"{prefix}.attn.out_proj", size)
+        out_fold = Fold.one_to_one(f"{prefix}.attn.out_proj", size, head_dim=config.head_dim)
         down_fold = Fold.one_to_one(f"{prefix}.mlp.fc2", inner)
         qkv = self._linear(
             [(f"{prefix}.attn.Wqkv", 3 * size)], hidden, size, smooths=[(out_fold, 2 * size)]

@@ -21,7 +21,12 @@ from lasttoken_export.graph.packed_rows import PackedRows, build_packed_rows
 from lasttoken_export.graph.pooling import POOLINGS, build_l2_normalize, build_layer_norm
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
-from lasttoken_export.quantisation.weights import int8_channel_scales, to_int8
+from lasttoken_export.quantisation.weights import (
+    block_size,
+    in_half_precision,
+    int8_channel_scales,
+    to_int8,
+)
 
 FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
     "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
@@ -249,22 +254,30 @@ class PackedGraph(ABC):
         if not self._int8_embeddings:
             return graph.op("Gather", [self._tensor(name, shape), input_ids], "words", {"axis": 0})
 
-        def scales(table: NDArray[Any]) -> NDArray[np.float32]:
-            return int8_channel_scales(table.astype(np.float32).T)[:, None]
+        words, size = shape
+        blocks = size // (block_size(size) or size)
 
-        def codes() -> NDArray[Any]:
-            table = self._checkpoint.read(name)
-            return to_int8(table.astype(np.float32), scales(table))
+        def read() -> NDArray[np.float32]:
+            return self._checkpoint.read(name).astype(np.float32).reshape(words, blocks, -1)
 
-        table = graph.weight(name, shape, ir.DataType.INT8, codes)
-        scale = graph.weight(
-            f"{name}.scale", (shape[0], 1), self._dtype,
-            lambda: scales(self._checkpoint.read(name)).astype(self._numpy_dtype),
+        def scales() -> NDArray[np.float32]:
+            return in_half_precision(int8_channel_scales(read().transpose(2, 0, 1)))
+
+        table = graph.weight(
+            name, (words, blocks, size // blocks), ir.DataType.INT8,
+            lambda: to_int8(read(), scales()[..., None]),
         )  # fmt: skip
-        rows = graph.op("Gather", [table, input_ids], "word_codes", {"axis": 0})
-        floats = graph.op("Cast", [rows], "word_floats", {"to": self._dtype})
-        row_scales = graph.op("Gather", [scale, input_ids], "word_scales", {"axis": 0})
-        return graph.op("Mul", [floats, row_scales], "words")
+        scale = graph.weight(
+            f"{name}.scale", (words, blocks, 1), ir.DataType.FLOAT16,
+            lambda: scales()[..., None].astype(np.float16),
+        )  # fmt: skip
+        found = []
+        for what, stored in (("codes", table), ("scales", scale)):
+            rows = graph.op("Gather", [stored, input_ids], f"word_{what}", {"axis": 0})
+            found.append(graph.op("Cast", [rows], f"word_{what}_floats", {"to": self._dtype}))
+        product = graph.op("Mul", found, "word_blocks")
+        flat = graph.constant(np.asarray([-1, size], np.int64))
+        return graph.op("Reshape", [product, flat], "words")
 
     def _layer_norm(self, name: str, value: ir.Value, *, size: int, epsilon: float) -> ir.Value:
         """Normalise ``[T, size]`` to mean 0 and variance 1, with weight and bias."""

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
-from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
@@ -26,16 +25,13 @@ from lasttoken_export.quantisation.calibration import (
     MANIFEST,
     Calibration,
     layer_file,
-    pack_int4,
+    scheme_of,
 )
-from lasttoken_export.quantisation.gptq import gptq_int4
+from lasttoken_export.quantisation.input_changes import LayerChanges
 from lasttoken_export.quantisation.layer_runner import LayerRunner, Tokens, packed_batches
-from lasttoken_export.quantisation.smoothing import find_smoothing
-from lasttoken_export.quantisation.weights import Floats, block_size
+from lasttoken_export.quantisation.observers import make_observer
+from lasttoken_export.quantisation.weights import Floats
 
-SCHEMES = {"int8": "smoothquant-1", "fp8": "smoothquant-1", "int4": "gptq-2"}
-"""How each calibrated precision is calibrated; a change of the arithmetic changes the name."""
-_SAMPLED_TOKENS = 256
 OnLayer = Callable[[int, int], None]
 
 
@@ -44,6 +40,7 @@ def calibrate_model(
     rows: Sequence[Tokens],
     *,
     precision: str,
+    target: str = "onnxruntime",
     contract: EmbeddingContract,
     folder: Path | None = None,
     cache_folder: Path | None = None,
@@ -52,20 +49,21 @@ def calibrate_model(
 ) -> Calibration:
     """Calibrate a precision, or find what an earlier call with the same arguments left.
 
-    Memory: one layer's weights in float32, the hidden states of all tokens, and for int4 a square
-    matrix of a linear layer's inputs.
+    Memory: one layer's weights in float32, the hidden states of all tokens, and unless the scales
+    are static a square matrix of each linear layer's inputs.
 
     Args:
         checkpoint: The weights.
         rows: Token ids of the calibration texts, prompts and special tokens included.
         precision: One that is calibrated.
+        target: One of `precisions.TARGETS`: int8 differs between them.
         contract: Pooling and attention.
         folder: Where calibrations are kept; None for beside the checkpoint.
         cache_folder: Where they are kept if that is read-only; None for the default.
         seed: Decides which tokens are sampled.
         on_layer: Told the layers done and their number.
     """
-    scheme = SCHEMES[precision]
+    scheme = scheme_of(precision, target)
     digest = _digest(checkpoint, rows, scheme, contract, seed)
     kept = (folder or calibrations_folder(checkpoint, cache_folder)) / f"{scheme}-{digest[:16]}"
     if (kept / MANIFEST).is_file():
@@ -87,7 +85,17 @@ def calibrate_model(
         longest = max(sum(map(len, batch)) for batch in batches)
         layer = graph.build_layer(index, rotary_positions=longest)
         runner = LayerRunner(layer, kept)
-        observers = [_Observer(linear, tokens, scheme, seed) for linear in layer.linears]
+        observers = [
+            make_observer(
+                scheme,
+                linear,
+                checkpoint,
+                tokens=tokens,
+                seed=seed,
+                is_early=index < layers // 6,
+            )
+            for linear in layer.linears
+        ]
         outputs = []
         for output, *inputs in runner.run(batches, hidden):
             outputs.append(output)
@@ -96,8 +104,9 @@ def calibrate_model(
         del runner
         hidden = outputs
         found: dict[str, Any] = {}
+        changes = LayerChanges({seen.linear.name: seen.choose() for seen in observers})
         for observer in observers:
-            for what, array in observer.result(checkpoint).items():
+            for what, array in observer.result(changes).items():
                 found[f"{observer.linear.name}/{what}"] = array
             linears[observer.linear.name] = index
         _save(layer_file(kept, index), found)
@@ -129,58 +138,6 @@ def calibrations_folder(checkpoint: Checkpoint, cache_folder: Path | None = None
     if beside is not None and os.access(beside, os.W_OK):
         return Path(beside) / "lasttoken-calibration"
     return (cache_folder or default_cache_folder()) / "calibration"
-
-
-class _Observer:
-    """Gathers what is needed of the inputs of one linear layer."""
-
-    def __init__(self, linear: LinearLayer, tokens: int, scheme: str, seed: int) -> None:
-        self.linear = linear
-        self._scheme = scheme
-        size = linear.in_features
-        self._largest = np.zeros(size, np.float32)
-        # The same tokens for every layer.
-        wanted = min(_SAMPLED_TOKENS, tokens)
-        chosen = np.random.default_rng(seed).choice(tokens, wanted, replace=False)
-        self._chosen = np.sort(chosen)
-        self._seen = 0
-        self._sample: list[Floats] = []
-        self._gram = np.zeros((size, size), np.float32) if scheme.startswith("gptq") else None
-
-    def see(self, values: Floats) -> None:
-        """Take the inputs of a batch: ``[tokens, in]``."""
-        if self._gram is not None:
-            # Each token counts alike, however massive its activations are.
-            lengths = np.sqrt(np.square(values).mean(axis=1, keepdims=True)) + 1e-9
-            unit = values / lengths
-            self._gram += unit.T @ unit
-            return
-        np.maximum(self._largest, np.abs(values).max(axis=0), out=self._largest)
-        here = self._chosen[(self._chosen >= self._seen)] - self._seen
-        self._sample.append(values[here[here < len(values)]])
-        self._seen += len(values)
-
-    def result(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return the arrays to keep."""
-        weight = self.linear.read_weight(checkpoint, np.dtype(np.float32), None)
-        if self._gram is not None:
-            block = block_size(self.linear.in_features)
-            if block is None:
-                return {}  # refused when the graph is built
-            codes, scales = gptq_int4(weight, self._gram, block)
-            return {"int4_codes": pack_int4(codes), "int4_scales": scales}
-        fold = self.linear.fold
-        found = find_smoothing(
-            weight,
-            np.concatenate(self._sample),
-            self._largest,
-            None if fold is None else fold.channels,
-        )
-        return {
-            "factors": found.factors,
-            "range": np.asarray([found.largest, found.clip], np.float32),
-            "errors": np.asarray([found.static_error, found.row_error], np.float32),
-        }
 
 
 def _by_place(arrays: Sequence[Floats]) -> dict[str, Floats]:

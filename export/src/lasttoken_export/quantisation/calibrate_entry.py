@@ -37,6 +37,7 @@ def calibrate_entry(
     entry: CatalogueEntry,
     *,
     precision: str,
+    target: str,
     max_length: int | None = None,
     options: CalibrationOptions | None = None,
     on_layer: Callable[[int, int], None] | None = None,
@@ -47,6 +48,7 @@ def calibrate_entry(
         checkpoint: The weights and the tokenizer.
         entry: Knows prompts, pooling and attention.
         precision: One that is calibrated.
+        target: One of `precisions.TARGETS`.
         max_length: Most tokens of a text as served; None for the model's own.
         options: The caller's choices.
         on_layer: Told the layers done and their number.
@@ -61,6 +63,7 @@ def calibrate_entry(
         checkpoint,
         prompted_rows(checkpoint, entry, texts, max_length=max_length or entry.max_length),
         precision=precision,
+        target=target,
         contract=EmbeddingContract(
             pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
         ),

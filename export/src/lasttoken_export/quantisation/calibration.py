@@ -21,6 +21,16 @@ STATIC_FLOATS_ABOVE = 0.02
 """Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
 row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
+BLOCKS, ROWS, STATIC = "gptq-2", "int8-rows-1", "smoothquant-1"
+"""Schemes: weights in blocks; int8 with a scale a row of the inputs; int8 and fp8 with one scale
+for all. A change of the arithmetic changes the name."""
+
+
+def scheme_of(precision: str, target: str) -> str:
+    """Return the scheme of a calibrated precision on a target."""
+    if precision == "int4":
+        return BLOCKS
+    return ROWS if target == "onnxruntime" else STATIC
 
 
 class Calibration:
@@ -40,6 +50,12 @@ class Calibration:
         """Return what a linear layer's inputs are divided by: ``[in]``."""
         return self._array(linear, "factors")
 
+    def rotation(self, linear: str) -> int | None:
+        """Return the block in which its inputs are rotated, or None."""
+        if self.manifest["scheme"] != ROWS:
+            return None
+        return int(self._array(linear, "rotation")) or None
+
     def is_smoothed(self, linear: str) -> bool:
         """Whether any factor is not 1."""
         return bool((self.factors(linear) != 1).any())
@@ -53,12 +69,19 @@ class Calibration:
         """Return the static scale of its inputs in float8 E4M3."""
         return float(self._array(linear, "range")[0] / FP8_LARGEST)
 
-    def needs_floats(self, linear: str, *, by_row: bool) -> bool:
-        """Whether int8 would cost too much: with a scale a row of its inputs, or one for all."""
-        static_error, row_error = self._array(linear, "errors")
-        if by_row:
-            return bool(row_error > ROWS_FLOATS_ABOVE)
-        return bool(static_error > STATIC_FLOATS_ABOVE)
+    def needs_floats(self, linear: str) -> bool:
+        """Whether int8 would cost this layer too much."""
+        if self.manifest["scheme"] == ROWS:
+            return bool(self._array(linear, "floats"))
+        return bool(self._array(linear, "errors")[0] > STATIC_FLOATS_ABOVE)
+
+    def int8_codes(self, linear: str) -> NDArray[np.int8]:
+        """Return the codes of its changed weights: ``[in, out]``, -127 to 127."""
+        return self._array(linear, "int8_codes")
+
+    def int8_weight_scales(self, linear: str) -> Floats:
+        """Return the scales of these codes: ``[out]``."""
+        return self._array(linear, "int8_scales")
 
     def int4_codes(self, linear: str) -> NDArray[np.int8]:
         """Return its weights' codes: ``[in, out]``, -8 to 7."""

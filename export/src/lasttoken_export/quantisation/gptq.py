@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken_export.quantisation.weights import Floats, int4_block_scales
+from lasttoken_export.quantisation.weights import Floats, int4_block_scales, int8_channel_scales
 
 _DAMPING = 0.01
 """Added to the diagonal, relative to its mean: inputs that hardly vary stay invertible."""
@@ -29,8 +29,29 @@ def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8
         Codes ``[in, out]`` from -8 to 7 and scales ``[in / block, out]``.
     """
     scales = int4_block_scales(weight, block)
+    return _round(weight, gram, np.repeat(scales, block, axis=0), -8, 7), scales
+
+
+def gptq_int8(weight: Floats, gram: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Round a linear layer's weights to int8 so that its output changes least.
+
+    Args:
+        weight: ``[in, out]``.
+        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products.
+
+    Returns:
+        Codes ``[in, out]`` from -127 to 127 and scales ``[out]``.
+    """
+    scales = int8_channel_scales(weight)
+    return _round(weight, gram, np.broadcast_to(scales, weight.shape), -127, 127), scales
+
+
+def _round(
+    weight: Floats, gram: Floats, scales: Floats, lowest: int, highest: int
+) -> NDArray[np.int8]:
+    """Return codes ``[in, out]`` at scales ``[in, out]``."""
     order = np.argsort(-np.diag(gram), kind="stable")
-    by_input = np.repeat(scales, block, axis=0)[order]  # [in, out]
+    by_input = scales[order]
     inverse = _inverse_root(gram[np.ix_(order, order)])
     left = weight[order].astype(np.float32)
     codes = np.empty(left.shape, np.int8)
@@ -38,14 +59,14 @@ def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8
         stop = min(start + _BATCH, len(left))
         errors = np.empty((stop - start, left.shape[1]), np.float32)
         for row in range(start, stop):
-            codes[row] = np.clip(np.rint(left[row] / by_input[row]), -8, 7)
+            codes[row] = np.clip(np.rint(left[row] / by_input[row]), lowest, highest)
             error = (left[row] - codes[row] * by_input[row]) / inverse[row, row]
             left[row + 1 : stop] -= np.outer(inverse[row, row + 1 : stop], error)
             errors[row - start] = error
         left[stop:] -= inverse[start:stop, stop:].T @ errors
     in_order = np.empty_like(codes)
     in_order[order] = codes
-    return in_order, scales
+    return in_order
 
 
 def _inverse_root(gram: Floats) -> Floats:

@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 from lasttoken_export.quantisation.weights import Floats, int8_channel_scales, to_int8
 
 _STRENGTHS = (0.0, 0.5, 0.65, 0.8)
+_ROW_STRENGTHS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_SEARCHED_OUTPUTS = 256
+"""Outputs whose error is compared: all are rounded alike, so a part of them tells."""
+_USUAL_SHARE = 0.999
+"""Where each row has a scale of its own, a channel's usual range counts, not its largest value."""
 _CLIPS = (1.0, 0.7, 0.45)
 _LARGEST_FACTOR = 1e4
 
@@ -30,21 +35,19 @@ class Smoothing:
         factors: ``[in]`` what the inputs are divided by.
         largest: Largest absolute input after the division.
         clip: Part of `largest` that int8 covers; what is beyond saturates.
-        static_error: Mean relative squared error of the output with one scale for all tokens.
-        row_error: The same with one scale a token.
+        error: Mean relative squared error of the output with one scale for all tokens.
     """
 
     factors: Floats
     largest: float
     clip: float
-    static_error: float
-    row_error: float
+    error: float
 
 
 def find_smoothing(
     weight: Floats, inputs: Floats, largest: Floats, channels: NDArray[np.int64] | None
 ) -> Smoothing:
-    """Search strength and range.
+    """Search strength and range for one scale for all tokens.
 
     Args:
         weight: ``[in, out]``.
@@ -53,21 +56,16 @@ def find_smoothing(
         channels: ``[in]`` channels of what makes the inputs: inputs of one channel share a factor;
             None for a channel each.
     """
-    outputs = inputs @ weight
-    energy = np.square(outputs).sum(axis=1) + 1e-12
+    error = _OutputError(weight, inputs)
     in_channels = np.arange(len(largest)) if channels is None else channels
     by_weight = _per_channel(np.abs(weight).max(axis=1), in_channels)
     by_input = _per_channel(largest, in_channels)
-
-    def error(quantised: Floats, rounded: Floats) -> float:
-        return float((np.square(quantised @ rounded - outputs).sum(axis=1) / energy).mean())
-
     found: list[tuple[float, int, Floats, Floats]] = []
     for number, strength in enumerate(_STRENGTHS):
         factors = _factors(by_input, by_weight, strength)
         rounded = _rounded(weight * factors[:, None])
         scale = _scale(max(float((largest / factors).max()), 1e-6))
-        loss = error(to_int8(inputs / factors, scale) * scale, rounded)
+        loss = error.of(to_int8(inputs / factors, scale) * scale, rounded)
         found.append((loss, number, factors, rounded))
     _, _, factors, rounded = min(found, key=lambda candidate: candidate[:2])
     smoothed = inputs / factors
@@ -75,17 +73,83 @@ def find_smoothing(
     clips = []
     for clip in _CLIPS:
         scale = _scale(after * clip)
-        clips.append((error(to_int8(smoothed, scale) * scale, rounded), -clip))
+        clips.append((error.of(to_int8(smoothed, scale) * scale, rounded), -clip))
     static_error, negative = min(clips)
-    row_scales = np.maximum(np.abs(smoothed).max(axis=1, keepdims=True), 1e-9) / 127
-    row_error = error(to_int8(smoothed, row_scales) * row_scales, rounded)
-    return Smoothing(
-        factors=factors,
-        largest=after,
-        clip=-negative,
-        static_error=static_error,
-        row_error=row_error,
-    )
+    return Smoothing(factors=factors, largest=after, clip=-negative, error=static_error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSmoothing:
+    """What was found for one linear layer.
+
+    Attributes:
+        factors: ``[in]`` what the inputs are divided by.
+        error: Mean relative squared error of the output with a scale a token.
+    """
+
+    factors: Floats
+    error: float
+
+
+def find_row_smoothing(
+    weight: Floats, inputs: Floats, largest: Floats, channels: NDArray[np.int64] | None
+) -> RowSmoothing:
+    """Search factors for a scale a token; arguments as of `find_smoothing`."""
+    searched = some_outputs(weight)
+    error = _OutputError(searched, inputs)
+    in_channels = np.arange(len(largest)) if channels is None else channels
+    by_weight = _per_channel(np.abs(weight).max(axis=1), in_channels)
+    usual = np.quantile(np.abs(inputs), _USUAL_SHARE, axis=0).astype(np.float32)
+    found: list[tuple[float, int, Floats]] = []
+    for ranges in (largest, usual):
+        by_input = _per_channel(ranges, in_channels)
+        for strength in _ROW_STRENGTHS:
+            factors = _factors(by_input, by_weight, strength)
+            loss = error.of(by_rows(inputs / factors), _rounded(searched * factors[:, None]))
+            found.append((loss, len(found), factors))
+    least, _, factors = min(found, key=lambda candidate: candidate[:2])
+    return RowSmoothing(factors=factors, error=least)
+
+
+def row_error(weight: Floats, inputs: Floats, rounded: Floats | None = None) -> float:
+    """Mean relative squared error of the output with a scale a token.
+
+    Args:
+        weight: ``[in, out]``.
+        inputs: ``[tokens, in]``.
+        rounded: ``[in, out]`` the weights after rounding; None for rounding to nearest, where
+            some of the outputs tell.
+    """
+    if rounded is None:
+        weight = some_outputs(weight)
+        rounded = _rounded(weight)
+    return _OutputError(weight, inputs).of(by_rows(inputs), rounded)
+
+
+def some_outputs(weight: Floats) -> Floats:
+    """Return a part of the columns of ``[in, out]``, evenly spread."""
+    count = weight.shape[1]
+    chosen = np.unique(np.linspace(0, count - 1, min(_SEARCHED_OUTPUTS, count)).astype(int))
+    return weight[:, chosen]
+
+
+def by_rows(inputs: Floats) -> Floats:
+    """Round inputs ``[tokens, in]`` to int8 with a scale a token, and back."""
+    scales = np.maximum(np.abs(inputs).max(axis=1, keepdims=True), 1e-9) / 127
+    rounded: Floats = to_int8(inputs, scales) * scales
+    return rounded
+
+
+class _OutputError:
+    """Compares outputs with those of a linear layer in floats."""
+
+    def __init__(self, weight: Floats, inputs: Floats) -> None:
+        self._outputs = inputs @ weight
+        self._energy = np.square(self._outputs).sum(axis=1) + 1e-12
+
+    def of(self, inputs: Floats, weight: Floats) -> float:
+        off = np.square(inputs @ weight - self._outputs).sum(axis=1)
+        return float((off / self._energy).mean())
 
 
 def _scale(largest: float) -> Floats:

@@ -43,7 +43,7 @@ from lasttoken_perf.peers.contestants import (
 )
 from lasttoken_perf.peers.process import PeerProcess
 from lasttoken_perf.results import Row, make_result, spread
-from lasttoken_perf.served import embed_list, embed_one_by_one
+from lasttoken_perf.served import embed_list, embed_one_by_one, embed_singly
 from lasttoken_perf.workload import length_percentiles
 
 BARE, SERVED = "bare engine", "lasttoken server"
@@ -193,7 +193,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
     Returns:
         ``"<ours> / <peer>, <load>"`` to the spread of tokens a second (corpus, mixed) or of the
-        peer's p50 over ours (single).
+        peer's p50 over ours (single); and ``"<served> - <bare>, single, ms"``.
     """
     by: dict[tuple[str, str], dict[int, Row]] = {}
     for row in rows:
@@ -213,6 +213,11 @@ def ratios(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
                     for n in theirs
                 ]
             )
+    served, bare = by.get((SERVED, SINGLE)), by.get((BARE, SINGLE))
+    if served and bare:
+        found[f"{SERVED} - {BARE}, {SINGLE}, ms"] = spread(
+            [served[n]["p50_ms"] - bare[n]["p50_ms"] for n in served]
+        )
     return found
 
 
@@ -317,7 +322,7 @@ def _served(
         loads={
             CORPUS: lambda: embed_list(server.grpc_url, name, texts),
             MIXED: lambda: embed_one_by_one(server.grpc_url, name, texts, clients=options.clients),
-            SINGLE: lambda: embed_one_by_one(server.grpc_url, name, queries, clients=1),
+            SINGLE: lambda: embed_singly(server.grpc_url, name, queries),
         },
     )
 

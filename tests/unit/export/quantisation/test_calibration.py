@@ -70,8 +70,24 @@ def test_a_stopped_calibration_goes_on_where_it_was(checkpoint, tmp_path):
 
 
 def test_fp8_and_int8_share_their_scales(checkpoint, tmp_path):
-    int8, fp8 = (calibrate(checkpoint, tmp_path, precision=name) for name in ("int8", "fp8"))
+    int8, fp8 = (
+        calibrate(checkpoint, tmp_path, precision=name, target="tensorrt")
+        for name in ("int8", "fp8")
+    )
     assert int8.folder == fp8.folder
+    assert int8.folder != calibrate(checkpoint, tmp_path, target="onnxruntime").folder
+
+
+def test_what_calibration_says_of_a_layers_error_is_what_its_codes_do(checkpoint, tmp_path):
+    found = calibrate(checkpoint, tmp_path)
+    linear = next(name for name in found.manifest["linears"] if name.endswith("down_proj"))
+    with np.load(found.folder / "layer-000.npz") as file:
+        error = float(file[f"{linear}/errors"][0])
+    assert 0 < error < 0.01
+    assert not found.needs_floats(linear) or error > 0.002
+    codes = found.int8_codes(linear)
+    assert codes.dtype == np.int8
+    assert found.int8_weight_scales(linear).shape == (codes.shape[1],)
 
 
 @pytest.mark.parametrize(
