@@ -18,7 +18,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test chart-matrix lint format fuzz bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed faults clean
+.PHONY: help setup setup-dev reference integrations demo test chart-matrix lint format audit sbom fuzz bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed faults clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -45,7 +45,11 @@ $(UV_HOME)/.done:
 	@touch $@
 
 .venv/.integrations: .venv/.reference
-	@$(UV) sync --quiet --locked --inexact --group dev --group reference --group integrations --group plans
+	@$(UV) sync --quiet --locked --inexact --group dev --group reference --group integrations --group plans --group supply-chain
+	@touch $@
+
+.venv/.supply-chain: .venv/.demo
+	@$(UV) sync --quiet --locked --inexact --group supply-chain
 	@touch $@
 
 .venv/.fuzz: .venv/.dev
@@ -79,6 +83,13 @@ lint: .venv/.dev ## ruff and mypy
 
 format: .venv/.dev ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+# AUDIT_ARGS="--required" fails where no advisory service answers; without it that is said, and passes.
+audit: .venv/.supply-chain ## Known vulnerabilities of everything that is locked
+	@$(BIN)/python docker/scripts/audit.py $(AUDIT_ARGS)
+
+sbom: .venv/.supply-chain ## A CycloneDX list of each image's locked packages, in build/sbom
+	@PATH="$(CURDIR)/$(BIN):$$PATH" docker/scripts/sbom.sh build/sbom
 
 # Both halves: properties on many random inputs, then atheris, which looks for new paths.
 fuzz: .venv/.fuzz ## Hostile input to every reader: FUZZ_EXAMPLES a property, FUZZ_SECONDS a reader

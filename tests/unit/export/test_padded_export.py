@@ -13,9 +13,11 @@ from lasttoken_export.checkpoint import TransformersFolder, open_model
 from lasttoken_export.errors import (
     InvalidCheckpoint,
     InvalidOption,
+    ModelNotFound,
     SourceUnavailable,
     UnsupportedArchitecture,
 )
+from lasttoken_export.exporter import ExportOptions
 from lasttoken_export.graph.builder import GraphBuilder
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.padded import environment, exporter
@@ -191,3 +193,14 @@ def test_an_option_that_a_padded_graph_has_not_is_refused(mpnet_folder, tmp_path
     assert "a padded graph is written in fp32 only" in words
     assert cli.main([str(mpnet_folder), *arguments[2:]]) in (1, 2)
     assert not (tmp_path / "out").exists()
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(MPNET))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelNotFound, match="pickled weights"):
+        exporter.export_padded_model(
+            TransformersFolder(tmp_path),
+            make_entry(),
+            ExportOptions(output=tmp_path / "out"),
+        )

@@ -34,6 +34,9 @@ _FIXED_ARGUMENTS = (
     "--allow-sagemaker=false",
     "--allow-vertex-ai=false",
 )
+CLOSED_APIS = ("shared-memory", "trace", "logging")
+"""Protocols that nobody may call unless told otherwise. The repository's index stays open, since
+clients list models there: loading and unloading are refused by the model control mode."""
 _START_ATTEMPTS = 3
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies on Linux
 
@@ -74,6 +77,7 @@ class LocalTriton:
         cache_folder: str | Path | None = None,
         requirements: str | Path | None = None,
         verify: bool = True,
+        closed_apis: Sequence[str] = CLOSED_APIS,
         extra_args: Sequence[str] = (),
         announce: Callable[[str], None] | None = None,
     ) -> None:
@@ -94,6 +98,8 @@ class LocalTriton:
             requirements: Hashed requirements of the Python models' environment; None for the ones
                 that came with this package.
             verify: Compare the files of every model that has a card with its digests first.
+            closed_apis: Protocols of Triton's that nobody may call; for other tools that need one
+                of them, such as perf_analyzer with shared memory, leave it out.
             extra_args: More arguments for `tritonserver`; they come last and so win.
             announce: Told in a few words what takes long, when something does; None for silence.
 
@@ -124,6 +130,7 @@ class LocalTriton:
         )
         self._requirements = REQUIREMENTS if requirements is None else Path(requirements)
         self._verify = verify
+        self._closed_apis = tuple(closed_apis)
         self._extra_args = tuple(extra_args)
         self._announce = announce or _say_nothing
         self._server_id = f"lasttoken_{os.getpid()}_{secrets.token_hex(4)}"
@@ -322,6 +329,10 @@ class LocalTriton:
             arguments += [f"--metrics-address={self._host}"]
             arguments += [f"--metrics-port={self._ports.metrics}"]
         arguments += _FIXED_ARGUMENTS
+        if self._closed_apis:
+            # Open for who has the secret of this start, which is not kept.
+            closed = f"{','.join(self._closed_apis)}:nobody={secrets.token_hex(16)}"
+            arguments += [f"--grpc-restricted-protocol={closed}", f"--http-restricted-api={closed}"]
         arguments += [
             f"--id={self._server_id}",
             f"--exit-timeout-secs={max(1, round(self._stop_timeout_s))}",

@@ -61,7 +61,7 @@ def build_packed_rows(
             "ConstantOfShape",
             [graph.op("Shape", [value], f"{name}_shape")],
             f"{name}_ones",
-            {"value": ir.tensor(np.ones(1, np.int64))},  # type: ignore[dict-item]
+            {"value": ir.tensor(np.ones(1, np.int64))},  # type: ignore[dict-item, unused-ignore]
         )
         return graph.op("CumSum", [ones, zero], name, {"exclusive": 1})
 

@@ -23,7 +23,9 @@ OPSET = 18
 def main() -> None:
     """Export, then compute."""
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
-    model = AutoModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(
+        folder, torch_dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    ).eval()
     with np.load(output / "rows.npz") as file:
         rows = np.split(file["input_ids"], np.cumsum(file["lengths"])[:-1])
     np.savez(output / "reference.npz", hidden=np.concatenate([hidden(model, row) for row in rows]))

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from lasttoken_export._version import __version__
 from lasttoken_export.card import Card
 from lasttoken_export.catalogue import CatalogueEntry, load_catalogue, prompts_with_tasks
-from lasttoken_export.errors import InvalidOption, UnsupportedArchitecture, VerificationFailed
+from lasttoken_export.errors import (
+    InvalidOption,
+    ModelNotFound,
+    UnsupportedArchitecture,
+    VerificationFailed,
+)
 from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.max_length import check_max_length
@@ -199,7 +204,13 @@ def export_padded_model(
 
 
 def _weight_bytes_on_disk(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelNotFound(
+            f"{folder} has no safetensors file; pickled weights (.bin) are not read: convert them "
+            "with safetensors"
+        )
+    return sum(file.stat().st_size for file in files)
 
 
 def _random_rows(vocab_size: int, max_length: int) -> list[NDArray[np.int64]]:

@@ -103,7 +103,7 @@ def _token_types(part: GraphBuilder, ids: ir.Value, mask: ir.Value) -> ir.Value:
     del mask
     zero = ir.tensor(np.zeros(1, np.int64))
     shape = part.op("Shape", [ids], "shape")
-    return part.op("ConstantOfShape", [shape], "zeros", {"value": zero})  # type: ignore[dict-item]
+    return part.op("ConstantOfShape", [shape], "zeros", {"value": zero})  # type: ignore[dict-item, unused-ignore]
 
 
 def _positions(part: GraphBuilder, ids: ir.Value, mask: ir.Value) -> ir.Value:
