@@ -71,7 +71,7 @@ demo: .venv/.demo ## Export the demonstration model, serve it with a real Triton
 test: .venv/.integrations ## All tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-chart-matrix: .venv/.dev ## Render the chart with every combination of values, and validate what comes out
+chart-matrix: .venv/.dev ## Render the chart with 300 combinations of values, and validate what comes out
 	@$(BIN)/python -m pytest -q tests/docker/test_chart_matrix.py --whole-chart-matrix
 
 lint: .venv/.dev ## ruff and mypy

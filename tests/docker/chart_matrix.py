@@ -76,6 +76,18 @@ def all_combinations():
         yield dict(zip(DIMENSIONS, choices, strict=True))
 
 
+def main_combinations():
+    """Every combination of GPU, models' source, gateway and autoscaling.
+
+    The choices of the other dimensions take turns.
+    """
+    main = ("gpu", "repository", "gateway", "autoscaling")
+    others = [name for name in DIMENSIONS if name not in main]
+    turns = itertools.cycle(itertools.product(*(DIMENSIONS[name] for name in others)))
+    for choices in itertools.product(*(DIMENSIONS[name] for name in main)):
+        yield dict(zip(main, choices, strict=True)) | dict(zip(others, next(turns), strict=True))
+
+
 def pairwise_combinations():
     """Few combinations in which each two choices of different dimensions come together once.
 

