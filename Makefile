@@ -18,7 +18,7 @@ TOKENIZER := model_repository/sfr_embedding_mistral_tokenizer/1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(UV_HOME)/bin:$(PATH)
 
-.PHONY: help setup setup-dev reference integrations demo test chart-matrix lint format audit sbom fuzz bench bench-client bench-corpus bench-export bench-plans precision-table parity gguf-files llama-cpp-parity soak soak-mixed faults clean
+.PHONY: help setup setup-dev reference integrations demo test chart-matrix lint format audit sbom fuzz bench bench-client bench-corpus bench-export bench-plans bench-gpu gpu-bundle gpu-unpack precision-table parity gguf-files llama-cpp-parity soak soak-mixed faults clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -144,6 +144,20 @@ bench-export: .venv/.demo ## Export a random checkpoint of SFR's exact shape: ti
 
 bench-plans: .venv/.plans ## Build plans by precision, without a GPU: size, time, memory
 	@$(BIN)/lasttoken-perf plans --output build/plans.json
+
+# On the GPU machine: its own Python has torch; what else is missing there comes in the bundle.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+GPU_SITE := build/gpu-site
+bench-gpu: ## On a machine with a GPU and torch, no network needed: docs/gpu.md
+	@$(if $(wildcard $(GPU_SITE)/wheels),PIP_NO_INDEX=1 PIP_FIND_LINKS=$(CURDIR)/$(GPU_SITE)/wheels) \
+	  PYTHONPATH=$(CURDIR)/$(GPU_SITE)/site:$(CURDIR)/client/src:$(CURDIR)/export/src:$(CURDIR)/perf/src \
+	  $(GPU_PYTHON) -m lasttoken_perf.gpu_suite $(GPU_ARGS)
+
+gpu-bundle: .venv/.demo ## Pack what a GPU machine without network lacks: GPU_BUNDLE="--has FILE --triton"
+	@$(BIN)/python -m lasttoken_perf.gpu_suite.bundle $(GPU_BUNDLE)
+
+gpu-unpack: ## There: unpack the parts of build/gpu-bundle
+	@mkdir -p $(GPU_SITE) && cat build/gpu-bundle/part-* | tar -xzf - -C $(GPU_SITE)
 
 clean: ## Remove the environments and build products of this checkout
 	@rm -rf .venv build

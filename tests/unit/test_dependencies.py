@@ -10,8 +10,10 @@ import tomllib
 
 BROUGHT_ALONG = {"grpcio": "tritonclient", "protobuf": "tritonclient"}
 """By the extra `grpc` of tritonclient, whose interface is made of them."""
-ONLY_IN_PEERS = {"llama-cpp", "optimum", "sentence-transformers", "torch", "transformers"}
-"""In processes of their own, in environments of their own."""
+ONLY_IN_PEERS = {
+    "flash-attn", "llama-cpp", "optimum", "sentence-transformers", "torch", "transformers",
+}  # fmt: skip
+"""In processes of their own, in environments of their own; the GPU suite takes the machine's."""
 FOR_THE_TYPE_CHECKER = {"typing_extensions"}
 GIVEN_BY_TRITON = {"triton_python_backend_utils"}
 """To the Python models that it runs."""
@@ -66,7 +68,7 @@ def test_every_import_is_a_declared_dependency(package, pytestconfig):
                     allowed |= optional
                 if path.name == "export_script.py":  # runs in the environment of optimum
                     allowed |= {*ONLY_IN_PEERS, "optimum"}
-                if "peers" in path.parts:
+                if {"peers", "gpu_suite"} & set(path.parts):
                     allowed |= ONLY_IN_PEERS
                 if package == "client" and path.name in ("demo.py", "catalogue_listing.py"):
                     allowed |= {"lasttoken-export"}  # optional there, with an error that says so

@@ -11,6 +11,7 @@ PerfError
 ├── TaskUnavailable   a task's data is not at hand, or a precision cannot be served here
 ├── MissingLibrary    an optional library is not installed
 ├── InvalidSoak       a soak's duration, load or number of clients is not positive
+├── InvalidSuite      a setting of the GPU suite, or a result file that does not belong to it
 └── InvalidPlan       the question to the planner is malformed
     ├── UnknownModel
     ├── InvalidPrices
@@ -62,6 +63,10 @@ class MissingLibrary(PerfError):
 
 class InvalidSoak(PerfError):
     """A soak's duration, load or number of clients is not positive."""
+
+
+class InvalidSuite(PerfError):
+    """A setting of the GPU suite is not acceptable, or its result file is of other settings."""
 
 
 class InvalidPlan(PerfError):

@@ -1,5 +1,7 @@
 """NVIDIA GPUs as the driver's management library (NVML) sees them; none where there is no driver.
 
+Where NVML or its bindings are missing, ``nvidia-smi`` is asked instead.
+
 Source: https://docs.nvidia.com/deploy/nvml-api/ (power in milliwatts, memory in bytes, utilisation
 in per cent of the last sampling period).
 """
@@ -11,7 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pynvml
+from lasttoken_perf.nvidia_smi import query_smi
+
+try:
+    import pynvml
+except ModuleNotFoundError:  # a bare machine with another Python
+    pynvml = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +39,7 @@ class GpuSample:
 def describe_gpus() -> list[dict[str, Any]]:
     """Return name, memory, driver and power limit of each GPU; an empty list without a driver."""
     with _nvml() as handles:
-        return [
+        found = [
             {
                 "name": _text(pynvml.nvmlDeviceGetName(handle)),
                 "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
@@ -41,13 +48,18 @@ def describe_gpus() -> list[dict[str, Any]]:
             }
             for handle in handles
         ]
+    return found or [
+        {"name": line.name, "memory_bytes": line.memory_bytes, "driver": line.driver,
+         "power_limit_w": line.power_limit_w}
+        for line in query_smi()
+    ]  # fmt: skip
 
 
 def sample_gpus() -> GpuSample | None:
     """Look at the GPUs once; None where there is none."""
     with _nvml() as handles:
         if not handles:
-            return None
+            return _sample_by_smi()
         return GpuSample(
             power_w=sum(pynvml.nvmlDeviceGetPowerUsage(handle) for handle in handles) / 1000,
             memory_bytes=sum(int(pynvml.nvmlDeviceGetMemoryInfo(h).used) for h in handles),
@@ -57,9 +69,23 @@ def sample_gpus() -> GpuSample | None:
         )
 
 
+def _sample_by_smi() -> GpuSample | None:
+    """Look with the command; None also where a GPU leaves a figure out, which is not zero."""
+    lines = query_smi()
+    power = [line.power_w for line in lines if line.power_w is not None]
+    used = [line.used_bytes for line in lines if line.used_bytes is not None]
+    busy = [line.utilisation for line in lines if line.utilisation is not None]
+    if not lines or not len(power) == len(used) == len(busy) == len(lines):
+        return None
+    return GpuSample(power_w=sum(power), memory_bytes=sum(used), utilisation=sum(busy) / len(lines))
+
+
 @contextmanager
 def _nvml() -> Iterator[list[Any]]:
     """Handles of all GPUs; an empty list where the library or the driver is missing."""
+    if pynvml is None:
+        yield []
+        return
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

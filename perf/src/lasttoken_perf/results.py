@@ -46,7 +46,8 @@ FIELDS: dict[str, str] = {
     "device": "processor or GPU that computed",
     "precision": "of the weights: fp32, fp16, bf16, int8, q8_0 ...",
     "distribution": "of the lengths: queries, passages, documents, mixture",
-    "load": "'concurrency' (closed loop), 'request_rate' (open loop), 'corpus', 'single', 'mixed'",
+    "load": "'concurrency' (closed loop), 'request_rate' (open loop), 'corpus', 'single', 'mixed';"
+    " of the GPU suite also 'ceiling', 'parity' and 'export'",
     "concurrency": "requests at a time",
     "request_rate_per_s": "requests a second that were offered",
     "texts_per_request": "texts that one request carries",
@@ -108,6 +109,12 @@ FIELDS: dict[str, str] = {
     "ndcg_change_error": "standard error of the change",
     "bitwise_batch_invariant": "whether vectors are the same, bit by bit, in every batch",
     "similarity_spearman": "rank correlation of pairs' similarities with those of fp32",
+    # Against what the device can do at best.
+    "flops_per_s": "floating-point operations of the model a second, padding not counted",
+    "bytes_per_s": "bytes read and written a second",
+    "fraction_of_ceiling": "flops_per_s over that of the model's own matrix products alone",
+    "floor_ms": "time of reading every weight that a single text needs, at the memory's speed",
+    "times_floor": "p50_ms over floor_ms",
     # Plans.
     "layers": "decoder layers of the graph",
     "weight_bytes": "weights of the graph, of all types",

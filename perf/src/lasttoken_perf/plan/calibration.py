@@ -1,8 +1,12 @@
-"""Points that were measured or published, which override the roofline where they exist."""
+"""Points that were measured or published, which override the roofline where they exist.
+
+A file of them is a JSON list, or a result of ``lasttoken-perf gpu`` as it was written.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,9 +15,12 @@ from typing import Any
 from lasttoken_perf.errors import InvalidCalibration
 from lasttoken_perf.plan.devices import Device, load_devices
 from lasttoken_perf.plan.figure import Basis, Figure
-from lasttoken_perf.plan.model_account import ModelAccount, model_account
+from lasttoken_perf.plan.model_account import ModelAccount, known_models, model_account
+from lasttoken_perf.plan.reported_names import device_of_reported_name
 from lasttoken_perf.plan.storage import STORAGES
 
+ENGINES = ("ONNX Runtime", "TensorRT", "TensorRT-RTX")
+"""Subjects of the GPU suite that a server runs."""
 _KEYS = {"gpu", "model", "precision", "tokens_per_s", "basis", "source"}
 
 
@@ -39,19 +46,76 @@ class CalibrationPoint:
 
 
 def load_calibration(path: Path | None = None) -> tuple[CalibrationPoint, ...]:
-    """Read calibration points, a JSON list; None for the package's own.
+    """Read calibration points: a JSON list, or a result of the GPU suite.
+
+    Args:
+        path: The file; None for the package's own points.
 
     Raises:
-        InvalidCalibration: The file cannot be read, or a point is malformed.
+        InvalidCalibration: The file cannot be read, a point is malformed, or the result holds no
+            figure of a model and a GPU that the planner knows.
     """
     shipped = resources.files("lasttoken_perf.plan") / "data" / "calibration.json"
     try:
         points = json.loads((path or shipped).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidCalibration(f"{str(path)!r} cannot be read as JSON: {error}") from None
+    if isinstance(points, dict) and points.get("kind") == "gpu":
+        assert path is not None
+        points = points_of_result(points, path.name)
     if not isinstance(points, list):
-        raise InvalidCalibration(f"{str(path)!r} must hold a list of points")
+        raise InvalidCalibration(
+            f"{str(path)!r} must hold a list of points, or be a result of lasttoken-perf gpu"
+        )
     return tuple(_point(point) for point in points)
+
+
+def points_of_result(result: Mapping[str, Any], file: str) -> list[dict[str, Any]]:
+    """Return the points that a result of the GPU suite holds, one a precision.
+
+    A server's engine in full batches is what the planner plans with: the fastest of ours that was
+    measured, on the corpus of even lengths where it is there, which the planner's own lengths are
+    closest to.
+
+    Args:
+        result: Of ``lasttoken-perf gpu``.
+        file: Its name, for the points' source.
+
+    Raises:
+        InvalidCalibration: It holds no figure of a known model on a known GPU.
+    """
+    model = result["model"]["name"]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    refused: dict[str, str] = {}
+    for point in result["summary"]:
+        if point.get("subject") not in ENGINES or point.get("load") != "corpus":
+            continue
+        device = device_of_reported_name(point["device"])
+        if device is None:
+            refused[point["device"]] = "no data sheet of this device"
+        elif point["precision"] not in STORAGES:
+            refused[point["precision"]] = "no precision that is planned for"
+        elif model not in known_models():
+            refused[model] = "random weights of no known model's shape; measure --shape sfr"
+        else:
+            even = point["distribution"].endswith("tokens each")
+            rate = point["tokens_per_s"]["median"]
+            known = found.get((device.name, point["precision"]))
+            if known is None or (even, rate) > (known["even"], known["tokens_per_s"]):
+                found[device.name, point["precision"]] = {
+                    "even": even, "gpu": device.name, "model": model,
+                    "precision": point["precision"], "tokens_per_s": rate,
+                    "basis": Basis.MEASURED.value,
+                    "source": f"{point['subject']} on {point['distribution']}: {file}, "
+                    f"{result['command']}, {result['taken_at'][:10]}",
+                }  # fmt: skip
+    if not found:
+        reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        raise InvalidCalibration(
+            f"{file!r} holds no throughput of ours to plan with "
+            f"({reasons or 'no engine was measured'})"
+        )
+    return [{key: point[key] for key in _KEYS} for point in found.values()]
 
 
 def _point(point: Any) -> CalibrationPoint:
