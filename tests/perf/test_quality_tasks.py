@@ -1,13 +1,15 @@
 """Tasks from local files, and the figures of served vectors."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from lasttoken_export.catalogue import entry
 from lasttoken_perf import cli
-from lasttoken_perf.errors import TaskUnavailable
+from lasttoken_perf.errors import MissingLibrary, TaskUnavailable
+from lasttoken_perf.mteb_task import TaskScore, open_mteb_task, score_rows, score_table
 from lasttoken_perf.quality_served import quality_rows, render, spearman
 from lasttoken_perf.quality_task import task_of_folder
 from lasttoken_perf.results import make_result
@@ -57,6 +59,46 @@ def test_the_command_line_refuses_a_task_without_data(tmp_path, monkeypatch, cap
     monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path))
     assert cli.main(["quality", "--task", "NFCorpus"]) == 1
     assert "the data of the task 'NFCorpus' is not at hand" in capsys.readouterr().err
+
+
+def test_a_task_of_mteb_without_data_says_which_and_where_it_looked(tmp_path, monkeypatch):
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(TaskUnavailable) as refused:
+        open_mteb_task("STS12")
+    message = str(refused.value)
+    assert "the data of the task 'STS12' is not at hand: 'mteb/sts12-sts'" in message
+    assert str(tmp_path) in message
+    assert "mteb.get_task('STS12').load_data()" in message
+
+
+def test_a_name_that_mteb_does_not_know_is_refused():
+    with pytest.raises(TaskUnavailable, match=r"no task of that name: .*Did you mean: 'STS12'"):
+        open_mteb_task("STS112")
+
+
+def test_without_mteb_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(MissingLibrary, match=r"pip install 'lasttoken-perf\[mteb\]'"):
+        open_mteb_task("STS12")
+
+
+def test_scores_stand_beside_those_of_fp32_and_published_ones_apart():
+    def score(subset, value):
+        return TaskScore(split="test", subset=subset, metric="cosine_spearman", score=value)
+
+    scores = {
+        "fp32": [score("en", 0.8), score("de", 0.5)], "int8": [score("en", 0.76), score("de", 0.5)],
+    }  # fmt: skip
+    rows = score_rows("STS22", "lasttoken server", scores)
+    assert [row["main_score_change"] for row in rows] == pytest.approx([0, 0, -0.05, 0])
+    assert rows[2]["variant"] == "test, en"
+    make_result(kind="quality", what="a test", rows=rows)  # every field is documented
+    lines = list(score_table(rows, entry("all-minilm-l6-v2").quality))
+    assert lines[0].startswith("Measured on MTEB's STS22")
+    assert "| int8 | test, en | cosine_spearman | 76.00 | -5.00% |" in lines
+    assert lines[-1].startswith("Published, not measured here: ")
 
 
 def test_rank_correlation_is_that_of_scipy():

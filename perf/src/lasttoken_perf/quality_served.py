@@ -11,6 +11,7 @@ from lasttoken import EmbeddingClient
 from lasttoken_export.quality.metrics import cosines, ndcg, top_overlap
 from lasttoken_export.quality.token_rows import prompts_of
 from lasttoken_perf.bench import check_vectors
+from lasttoken_perf.mteb_task import published_lines
 from lasttoken_perf.quality_task import QualityTask
 from lasttoken_perf.results import Row
 from lasttoken_perf.served import CALL_TIMEOUT_S
@@ -123,8 +124,5 @@ def render(
             f"{row['similarity_spearman']:.5f} |"
         )
     line("")
-    if not published:
-        line("Published figures: none in the catalogue for this model.")
-    for figure in published:
-        line(f"Published, not measured here: {figure['metric']} {figure['value']} "
-             f"({figure['source']})")  # fmt: skip
+    for text in published_lines(published):
+        line(text)

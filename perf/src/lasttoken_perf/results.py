@@ -108,6 +108,10 @@ FIELDS: dict[str, str] = {
     "ndcg_change": "relative change of it from fp32",
     "ndcg_change_error": "standard error of the change",
     "bitwise_batch_invariant": "whether vectors are the same, bit by bit, in every batch",
+    "task": "MTEB's name of a task",
+    "metric": "what MTEB takes as the task's main score",
+    "main_score": "that score, 0 to 1",
+    "main_score_change": "relative change of it from fp32",
     "similarity_spearman": "rank correlation of pairs' similarities with those of fp32",
     # Against what the device can do at best.
     "flops_per_s": "floating-point operations of the model a second, padding not counted",

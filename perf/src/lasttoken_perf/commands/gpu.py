@@ -47,7 +47,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    chosen = {
+    chosen: dict[str, Any] = {
         name: default if getattr(options, name) is None else getattr(options, name)
         for name, default in _DEFAULTS[options.device].items()
     }

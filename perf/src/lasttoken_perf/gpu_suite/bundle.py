@@ -102,7 +102,7 @@ def write_parts(folder: Path, names: Sequence[str], part_bytes: int) -> list[Pat
     with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
         for name in names:
             tar.add(folder / name, arcname=name)
-    parts = []
+    parts: list[Path] = []
     with archive.open("rb") as source:
         while chunk := source.read(part_bytes):
             part = folder / f"part-{len(parts):03}"

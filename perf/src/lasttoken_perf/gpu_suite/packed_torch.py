@@ -13,16 +13,11 @@ from typing import Any
 import numpy as np
 import torch  # noqa: TID251 - the suite measures torch too
 from numpy.typing import NDArray
+from torch import Tensor  # noqa: TID251 - as above
 
+from lasttoken_perf.gpu_suite.cuda_graphs import MAX_TOKENS, GraphedForward
 from lasttoken_perf.gpu_suite.random_weights import RandomWeights
-from lasttoken_perf.gpu_suite.varlen_attention import (
-    Attention,
-    RowBounds,
-    choose_attention,
-    row_bounds,
-)
-
-Tensor = torch.Tensor
+from lasttoken_perf.gpu_suite.varlen_attention import RowBounds, choose_attention, row_bounds
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -44,13 +39,21 @@ class PackedTorchModel:
         weights: The weights.
         device: torch's name of the device.
         compiled: Whether norms, rotation and activation are compiled into one kernel each.
+        graphs: Whether short batches run as CUDA graphs.
 
     Attributes:
         attention_name: Kind of the attention.
         passed_over: Why better kinds were not taken.
     """
 
-    def __init__(self, weights: RandomWeights, *, device: str, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        weights: RandomWeights,
+        *,
+        device: str,
+        compiled: bool = False,
+        graphs: bool = False,
+    ) -> None:
         self._config = config = weights.config
         self._device = torch.device(device)
         self._embeddings = weights.tensor("embed_tokens.weight")
@@ -68,6 +71,8 @@ class PackedTorchModel:
             (lambda function: torch.compile(function, dynamic=True)) if compiled else _as_it_is
         )
         self._add_and_norm, self._rotate, self._swiglu = map(wrap, (_add_and_norm, rotate, _swiglu))
+        self._places: dict[tuple[int, ...], tuple[Tensor, RowBounds]] = {}
+        self._graphed = GraphedForward(self._forward) if graphs else None
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
@@ -81,16 +86,26 @@ class PackedTorchModel:
         Returns:
             ``[B, hidden]`` L2-normalised.
         """
+        lengths = tuple(row_lengths.tolist())
         with torch.inference_mode():
-            bounds = row_bounds(row_lengths.tolist(), self._device)
             ids = torch.from_numpy(input_ids).to(self._device)
-            positions = torch.from_numpy(
-                np.concatenate([np.arange(length) for length in bounds.lengths])
-            ).to(self._device)
-            vectors: NDArray[np.float32] = self._forward(ids, positions, bounds).cpu().numpy()
+            short = len(input_ids) <= MAX_TOKENS
+            forward = self._graphed if self._graphed is not None and short else self._forward
+            vectors: NDArray[np.float32] = forward(ids, lengths).cpu().numpy()
         return vectors
 
-    def _forward(self, ids: Tensor, positions: Tensor, bounds: RowBounds) -> Tensor:
+    def _placing(self, lengths: tuple[int, ...]) -> tuple[Tensor, RowBounds]:
+        """Return positions ``[T]`` and bounds; kept, since a captured graph reads them again."""
+        if lengths not in self._places:
+            positions = np.concatenate([np.arange(length) for length in lengths])
+            self._places[lengths] = (
+                torch.from_numpy(positions).to(self._device),
+                row_bounds(list(lengths), self._device),
+            )
+        return self._places[lengths]
+
+    def _forward(self, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        positions, bounds = self._placing(lengths)
         config = self._config
         cos, sin = rotary_tables(positions, config.head_dim, config.rope_theta)
         hidden = self._embeddings[ids]  # [T, hidden]
@@ -159,6 +174,3 @@ def _load_layer(weights: RandomWeights, index: int) -> _Layer:
 
 def _as_it_is(function: Any) -> Any:
     return function
-
-
-__all__ = ["Attention", "PackedTorchModel", "rotary_tables", "rotate"]

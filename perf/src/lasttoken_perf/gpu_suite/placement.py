@@ -40,7 +40,7 @@ def open_engine_on(graph: Path, provider: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise StepUnavailable(
             f"ONNX Runtime {onnxruntime.__version__} has no working {provider}: "
-            f"{error or 'it fell back to the CPU; are its CUDA libraries there?'}"
+            f"{str(error) or 'it fell back to the CPU; are its CUDA libraries there?'}"
         ) from None
 
 

@@ -3,10 +3,10 @@
 Each tensor has a seed of its own, so any one can be drawn alone and again. The generators of
 processors and GPUs differ: weights are the same on one kind of device only.
 
-A matrix keeps the size of what passes it (variance 1 / inputs), and embeddings have variance 1. So
-every layer, and what a token attends to, decides the vector: with matrices as small as a fresh
-model's, the vectors of all texts, which end in the same token, would be nearly one, and parity of
-nothing.
+Most matrices keep the size of what passes them (variance 1 / inputs), and embeddings have variance
+1. So every layer, and what a token attends to, decides the vector: with matrices as small as those
+of a fresh model, the vectors of all texts, which end in the same token, would be nearly one, and
+parity would prove nothing. With queries and keys of gain 2, rounding grows from layer to layer.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from lasttoken_perf.gpu_suite.shapes import shape_config
 from lasttoken_perf.gpu_suite.word_tokenizer import tokenizer_json
 
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_GAINS = {"q_proj": 1.3, "k_proj": 1.3, "o_proj": 1.5}
+"""Standard deviation of what leaves a matrix over that of what enters, where it is not 1."""
 _NORM_SPREAD = 0.1
 
 
@@ -57,10 +59,9 @@ class RandomWeights:
     def read(self, name: str) -> NDArray[Any]:
         """See `Checkpoint.read`."""
         values = self.tensor(name).cpu()
-        if self._type == torch.bfloat16:  # numpy has no such type
-            return values.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        array: NDArray[Any] = values.numpy()
-        return array
+        is_bfloat16 = self._type == torch.bfloat16  # which numpy does not have
+        array: NDArray[Any] = (values.view(torch.int16) if is_bfloat16 else values).numpy()
+        return array.view(ml_dtypes.bfloat16) if is_bfloat16 else array
 
     def tokenizer_json(self) -> str:
         """See `ModelFiles.tokenizer_json`."""
@@ -78,5 +79,7 @@ class RandomWeights:
 
     def _spread(self, name: str) -> float:
         """Return the half width of a matrix's uniform distribution: sqrt(3) deviations."""
-        inputs = 1 if name == "embed_tokens.weight" else self._shapes[name][1]
-        return math.sqrt(3 / inputs)
+        if name == "embed_tokens.weight":
+            return math.sqrt(3)
+        gain = _GAINS.get(name.split(".")[-2], 1.0)
+        return gain * math.sqrt(3 / self._shapes[name][1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,8 @@ def separation(reference: NDArray[np.float32]) -> float:
 def save_reference(settings: SuiteSettings, vectors: Mapping[str, NDArray[np.float32]]) -> None:
     """Keep the vectors of each corpus's compared rows, by its distribution."""
     settings.run_folder.mkdir(parents=True, exist_ok=True)
-    np.savez(_file(settings), **vectors)
+    kept: dict[str, Any] = dict(vectors)
+    np.savez(_file(settings), **kept)
 
 
 def load_reference(settings: SuiteSettings) -> dict[str, NDArray[np.float32]]:

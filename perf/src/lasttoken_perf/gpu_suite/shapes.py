@@ -14,7 +14,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "tiny": {
             **SFR_CONFIG,
-            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4,
             "num_key_value_heads": 2, "intermediate_size": 160, "vocab_size": 512,
         },
         # SmolLM2-135M's.
