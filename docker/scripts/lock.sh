@@ -13,7 +13,7 @@ compile build 3.11
 compile server-gpu 3.12
 # The others are what uv.lock already pins, without this workspace's own packages.
 exported=(--quiet --locked --no-dev --no-emit-workspace --format requirements.txt)
-uv export "${exported[@]}" --package lasttoken --extra gateway \
+uv export "${exported[@]}" --package lasttoken --extra gateway --extra tracing \
   --output-file docker/requirements/gateway.txt >/dev/null
 uv export "${exported[@]}" --package lasttoken-export \
   --output-file docker/requirements/exporter.txt >/dev/null

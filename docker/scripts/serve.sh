@@ -8,6 +8,8 @@
 #   EXIT_TIMEOUT_S       how long requests in flight may take at shutdown (30)
 #   CONNECTION_AGE_MS    after which clients are asked to reconnect, so that new replicas get load (0: never)
 #   CLOSED_APIS          protocols that nobody may call (shared-memory,statistics,trace,logging)
+#   OTLP_ENDPOINT        where traces go, by OTLP over HTTP, such as http://collector:4318; empty: none
+#   TRACE_RATE           one request of so many is traced; one that brings its caller's trace always (1000)
 #   DRY_RUN              print the command and stop
 set -euo pipefail
 repository=${MODEL_REPOSITORY:-/models}
@@ -45,6 +47,15 @@ if [ -n "${TLS_FOLDER:-}" ]; then
   if [ -e "$TLS_FOLDER/ca.crt" ]; then
     arguments+=(--grpc-use-ssl-mutual=1 "--grpc-root-cert=$TLS_FOLDER/ca.crt")
   fi
+fi
+if [ -n "${OTLP_ENDPOINT:-}" ]; then
+  arguments+=(
+    --trace-config=mode=opentelemetry
+    "--trace-config=opentelemetry,url=${OTLP_ENDPOINT%/}/v1/traces"
+    --trace-config=opentelemetry,resource=service.name=lasttoken-triton
+    "--trace-config=rate=${TRACE_RATE:-1000}"
+    --trace-config=level=TIMESTAMPS
+  )
 fi
 if [ -n "${DRY_RUN:-}" ]; then
   printf '%s\n' tritonserver "${arguments[@]/$nobody/nobody=...}" "$@"

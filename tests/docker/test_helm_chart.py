@@ -292,3 +292,22 @@ def test_the_kserve_manifest_keeps_the_policy():
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": pod},
         "1.34", strict=True,
     )  # fmt: skip
+
+
+def test_traces_go_to_the_collector_that_is_named(render, rendered):
+    endpoint = "http://collector.observability:4318"
+    done = render("--set", f"tracing.endpoint={endpoint}", values=CHART / "ci" / "gpu-pvc.yaml")
+    assert done.returncode == 0, done.stderr
+    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+    told = {
+        variable["name"]: variable.get("value")
+        for container in containers(documents)
+        for variable in container.get("env") or []
+    }
+    assert told["OTLP_ENDPOINT"] == told["LASTTOKEN_GATEWAY_OTLP_ENDPOINT"] == endpoint
+    assert told["TRACE_RATE"] == "1000"
+    for ending in ("-server", "-gateway"):
+        opened = only(documents, "NetworkPolicy", ending)["spec"]["egress"]
+        assert {"ports": [{"port": 4318}]} in opened
+        closed = only(rendered["gpu-pvc"], "NetworkPolicy", ending)["spec"]["egress"]
+        assert {"ports": [{"port": 4318}]} not in closed

@@ -88,6 +88,16 @@ def test_certificates_turn_on_tls_and_a_ca_asks_for_theirs(docker, tritonserver,
     assert "--grpc-use-ssl-mutual=1" in done.stdout
 
 
+def test_traces_go_to_the_collector_that_is_named(docker, tritonserver):
+    silent = run(docker / "scripts" / "serve.sh", **tritonserver)
+    assert "trace-config" not in silent.stdout
+    done = run(docker / "scripts" / "serve.sh", OTLP_ENDPOINT="http://c:4318/", **tritonserver)
+    arguments = done.stdout.splitlines()
+    assert "--trace-config=mode=opentelemetry" in arguments
+    assert "--trace-config=opentelemetry,url=http://c:4318/v1/traces" in arguments
+    assert "--trace-config=rate=1000" in arguments
+
+
 def test_a_missing_repository_is_said(docker, tritonserver):
     done = run(docker / "scripts" / "serve.sh", **{**tritonserver, "MODEL_REPOSITORY": "/nowhere"})
     assert done.returncode == 1

@@ -76,6 +76,10 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
         ("upstream-tls-key", "its key"),
     ):
         _add_option(parser, name, text, type=Path, metavar="FILE.pem")
+    _add_option(
+        parser, "otlp-endpoint", "send traces there by OTLP over HTTP, such as http://collector:4318",
+        metavar="URL",
+    )  # fmt: skip
     _add_option(parser, "log-level", "debug, info, warning or error", "info")
 
 
@@ -126,6 +130,7 @@ def _gateway(arguments: argparse.Namespace) -> int:
             max_in_flight=arguments.max_in_flight,
             drain_delay_s=arguments.drain_delay,
             drain_timeout_s=arguments.drain_timeout,
+            otlp_endpoint=arguments.otlp_endpoint or None,
         )
     )
     listen = ListenSettings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,16 @@ def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         help="time between two real inferences that show whether the server lives; it is started "
         "anew when two in a row fail, or when it ends. 0: never (default %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--otlp-endpoint", default=os.environ.get("LASTTOKEN_OTLP_ENDPOINT") or None, metavar="URL",
+        help="send Triton's traces there by OTLP over HTTP, such as http://127.0.0.1:4318 "
+        "(LASTTOKEN_OTLP_ENDPOINT)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace-rate", type=int, default=1, metavar="N",
+        help="trace one request of N; one that brings the caller's trace always is "
+        "(default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="say where it serves as JSON")
     add_local_arguments(parser)
 
@@ -40,6 +51,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         ready_timeout_s=arguments.ready_timeout,
         python=arguments.python,
         cache_folder=arguments.cache,
+        otlp_endpoint=arguments.otlp_endpoint,
+        trace_rate=arguments.trace_rate,
         announce=say,
     )
     if not arguments.host.startswith("127.") and arguments.host != "::1":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -62,10 +63,12 @@ def gateway_app(gateway: Gateway) -> Starlette:
             yield
         finally:
             await gateway.directory.close()
+            if gateway.tracing is not None:
+                await asyncio.to_thread(gateway.tracing.close)
 
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Observer, metrics=gateway.metrics)],
+        middleware=[Middleware(Observer, metrics=gateway.metrics, tracing=gateway.tracing)],
         exception_handlers={HTTPException: _no_route},
         lifespan=lifespan,
     )

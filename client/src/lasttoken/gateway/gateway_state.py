@@ -6,6 +6,7 @@ from lasttoken.gateway.access import Access
 from lasttoken.gateway.gateway_metrics import GatewayMetrics
 from lasttoken.gateway.served_models import ModelDirectory
 from lasttoken.gateway.settings import GatewaySettings
+from lasttoken.gateway.tracing import Tracing
 
 
 class Gateway:
@@ -16,6 +17,7 @@ class Gateway:
         metrics: Its metrics.
         access: Its keys and their limits.
         directory: The models behind it.
+        tracing: Makes its spans; None without a collector.
         in_flight: Requests for embeddings being worked on.
         draining: Whether it has been told to stop.
     """
@@ -30,5 +32,6 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self.access = Access(settings, self.metrics)
         self.directory = ModelDirectory(settings)
+        self.tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
         self.in_flight = 0
         self.draining = False

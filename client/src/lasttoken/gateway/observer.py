@@ -11,6 +11,7 @@ from lasttoken.gateway.gateway_metrics import GatewayMetrics
 from lasttoken.gateway.json_log import log_event, log_exchange
 from lasttoken.gateway.openai_shapes import error_response
 from lasttoken.gateway.refusals import INTERNAL, Refusal
+from lasttoken.gateway.tracing import Tracing
 
 GONE = 499
 """Status in logs and metrics of a request whose caller has gone; nginx's number."""
@@ -21,10 +22,13 @@ _QUIET = ("/health", "/ready", "/metrics")
 class Observer:
     """ASGI middleware around everything."""
 
-    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: GatewayMetrics, tracing: Tracing | None = None
+    ) -> None:
         """Wrap an application."""
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -46,7 +50,12 @@ class Observer:
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            if self._tracing is None or scope["path"] in _QUIET:
+                await self._app(scope, receive, observed)
+            else:
+                with self._tracing.span(scope, exchange) as span:
+                    await self._app(scope, receive, observed)
+                    span.set_attribute("http.response.status_code", status or GONE)
         except Exception as error:  # noqa: BLE001 - whatever fails, the caller gets an answer
             exchange.error, exchange.cause = INTERNAL.code, type(error).__name__
             log_event("failed", level="error", exc_info=True, request_id=exchange.request_id)

@@ -35,6 +35,8 @@ class GatewaySettings:
             port, in seconds.
         drain_timeout_s: Time that requests in flight get to finish after that, in seconds.
         ready_cache_s: How long the outcome of a readiness inference holds, in seconds.
+        otlp_endpoint: Where spans go, by OTLP over HTTP, such as `http://collector:4318`; None: no
+            traces.
     """
 
     url: str = "127.0.0.1:8001"
@@ -52,6 +54,7 @@ class GatewaySettings:
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
     ready_cache_s: float = 5.0
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_body_bytes", "max_texts", "max_in_flight"):

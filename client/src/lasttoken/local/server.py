@@ -22,6 +22,7 @@ from lasttoken.local.readiness import wait_until_ready
 from lasttoken.local.repository import read_repository
 from lasttoken.local.server_environment import REQUIREMENTS
 from lasttoken.local.server_log import explain
+from lasttoken.local.trace_arguments import trace_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,6 +79,8 @@ class LocalTriton:
         requirements: str | Path | None = None,
         verify: bool = True,
         closed_apis: Sequence[str] = CLOSED_APIS,
+        otlp_endpoint: str | None = None,
+        trace_rate: int = 1,
         extra_args: Sequence[str] = (),
         announce: Callable[[str], None] | None = None,
     ) -> None:
@@ -100,6 +103,10 @@ class LocalTriton:
             verify: Compare the files of every model that has a card with its digests first.
             closed_apis: Protocols of Triton's that nobody may call; for other tools that need one
                 of them, such as perf_analyzer with shared memory, leave it out.
+            otlp_endpoint: Where Triton sends its spans, by OTLP over HTTP, such as
+                `http://127.0.0.1:4318`; None: no traces.
+            trace_rate: One request of so many gets a trace; one that brings the caller's trace
+                always does.
             extra_args: More arguments for `tritonserver`; they come last and so win.
             announce: Told in a few words what takes long, when something does; None for silence.
 
@@ -131,6 +138,7 @@ class LocalTriton:
         self._requirements = REQUIREMENTS if requirements is None else Path(requirements)
         self._verify = verify
         self._closed_apis = tuple(closed_apis)
+        self._trace_arguments = trace_arguments(otlp_endpoint, trace_rate)
         self._extra_args = tuple(extra_args)
         self._announce = announce or _say_nothing
         self._server_id = f"lasttoken_{os.getpid()}_{secrets.token_hex(4)}"
@@ -338,7 +346,7 @@ class LocalTriton:
             f"--exit-timeout-secs={max(1, round(self._stop_timeout_s))}",
             f"--backend-config=python,shm-region-prefix-name={self._server_id}_",
         ]
-        return [*arguments, *self._extra_args]
+        return [*arguments, *self._trace_arguments, *self._extra_args]
 
 
 def _say_nothing(words: str) -> None:
