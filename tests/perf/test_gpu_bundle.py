@@ -1,10 +1,12 @@
 """What is packed for a machine that has torch and no network."""
 
+import importlib.metadata
 import json
 import subprocess
 
 import pytest
 
+from lasttoken_export import _version
 from lasttoken_perf.errors import InvalidSuite
 from lasttoken_perf.gpu_suite.bundle import (
     lacking,
@@ -71,3 +73,13 @@ def test_a_list_that_cannot_be_read_is_one_line(tmp_path, capsys):
     assert main(["--has", str(tmp_path / "has"), "--output", str(tmp_path / "x")]) == 1
     assert capsys.readouterr().err.startswith("error: --has must be what")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_checkout_on_the_path_needs_no_installed_package(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.metadata, "version", version)
+        assert importlib.reload(_version).__version__ == "0+checkout"
+    assert importlib.reload(_version).__version__ != "0+checkout"
