@@ -73,7 +73,7 @@ def says_ready(url: str) -> bool:
     import httpx
 
     try:
-        return httpx.get(f"{url}/ready", timeout=2.0).status_code == 200
+        return bool(httpx.get(f"{url}/ready", timeout=2.0).status_code == 200)
     except httpx.HTTPError:
         return False
 
@@ -81,7 +81,7 @@ def says_ready(url: str) -> bool:
 def _service(urls: Sequence[str]) -> Any:
     import httpx
 
-    class Service(httpx.BaseTransport):
+    class Service(httpx.BaseTransport):  # type: ignore[misc]  # types of httpx are not read
         """Sends each request to the next gateway that is ready."""
 
         def __init__(self) -> None:
