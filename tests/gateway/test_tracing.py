@@ -22,7 +22,7 @@ from server.toy_repository import MODEL, write_toy_repository
 
 SECRET = "a text that no span may hold"
 TRIES = 4
-"""Triton 24.10 now and then sends nothing of a request (seen in 2 of 18)."""
+"""Triton 24.10 now and then sends nothing of a request (seen in two of about twenty)."""
 
 
 class Collector(http.server.ThreadingHTTPServer):

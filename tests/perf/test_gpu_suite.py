@@ -11,7 +11,7 @@ import pytest
 from lasttoken_export.checkpoint import validate_tensors
 from lasttoken_perf import cli
 from lasttoken_perf.errors import InvalidCalibration, InvalidSuite, WrongAnswer
-from lasttoken_perf.gpu_suite.arithmetic import layer_products, operations_a_token, streamed_bytes
+from lasttoken_perf.gpu_suite.arithmetic import layer_products, streamed_bytes
 from lasttoken_perf.gpu_suite.derived import ratios, with_derived
 from lasttoken_perf.gpu_suite.measuring import device_of
 from lasttoken_perf.gpu_suite.placement import count_nodes
@@ -212,9 +212,9 @@ def test_operations_and_bytes_of_sfr_are_those_counted_by_hand():
     # QKV 4096 x 6144, output 4096 x 4096, gate and up 4096 x 28672, down 14336 x 4096.
     layer = 4096 * 6144 + 4096 * 4096 + 4096 * 28672 + 14336 * 4096
     assert layer == 218_103_808
-    assert operations_a_token(SFR, 0) == 2 * 32 * layer
+    assert SFR.flops_per_token(0) == 2 * 32 * layer
     # A causal row of 256: each token attends to 128 on average, 4 operations an element of 4096.
-    assert operations_a_token(SFR, 256) == 2 * 32 * layer + 32 * 4 * 4096 * 128
+    assert SFR.flops_per_token(256) == 2 * 32 * layer + 32 * 4 * 4096 * 128
     norms = (2 * 32 + 1) * 4096
     assert SFR.parameters == 32 * layer + norms + 32000 * 4096 == 7_110_660_096
     assert streamed_bytes(SFR, "fp16") == 2 * (32 * layer + norms) == 13_959_176_192
@@ -228,7 +228,7 @@ def test_the_products_of_a_layer_are_its_operations():
         "gate and up 8192 x 4096 x 28672", "down 8192 x 14336 x 4096",
     ]  # fmt: skip
     assert products[0].operations == 2 * 8192 * 4096 * 6144
-    assert 32 * sum(p.operations for p in products) == 8192 * operations_a_token(SFR, 0)
+    assert 32 * sum(p.operations for p in products) == 8192 * SFR.flops_per_token(0)
 
 
 def test_shares_and_floors_follow_from_the_ceilings(tmp_path):

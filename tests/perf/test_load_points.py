@@ -9,7 +9,7 @@ from lasttoken_perf import server_figures
 from lasttoken_perf.answers import check_answers, worst
 from lasttoken_perf.corpus import DISTRIBUTIONS, texts_of
 from lasttoken_perf.errors import UnknownWorkload, WrongAnswer
-from lasttoken_perf.load_point import latency_fields
+from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.monitor import ResourceMonitor
 from lasttoken_perf.results import FIELDS
 from lasttoken_perf.sweep import search_rate

@@ -73,6 +73,24 @@ def test_a_task_of_mteb_without_data_says_which_and_where_it_looked(tmp_path, mo
     assert "mteb.get_task('STS12').load_data()" in message
 
 
+def test_the_data_of_a_task_is_looked_for_without_network(monkeypatch):
+    from datasets import config
+    from huggingface_hub import constants
+    from mteb.abstasks import AbsTask
+
+    flags = []
+
+    def load_data(task, **options):
+        flags.append((config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE))
+
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(AbsTask, "load_data", load_data)
+    open_mteb_task("STS12")
+    assert flags == [(True, True)]
+    assert (config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE) == (False, False)
+
+
 def test_a_name_that_mteb_does_not_know_is_refused():
     with pytest.raises(TaskUnavailable, match=r"no task of that name: .*Did you mean: 'STS12'"):
         open_mteb_task("STS112")

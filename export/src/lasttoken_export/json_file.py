@@ -1,4 +1,4 @@
-"""JSON files of a model that somebody else wrote: read within a limit, refused by name."""
+"""Files of a model that somebody else wrote: read within a limit, refused by name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ MOST_TOKENIZER_BYTES = 2**28
 """Most bytes of a tokenizer; the largest of today's models have a tenth of it."""
 
 
+def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        CorruptFile: It has more than `most_bytes` bytes.
+        FileNotFoundError: There is none.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise CorruptFile(f"{path} has more than {most_bytes} bytes; it is not what its name says")
+    return content
+
+
 def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
     """Read a UTF-8 file.
 
@@ -21,12 +35,8 @@ def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
         CorruptFile: It has more than `most_bytes` bytes, or is not UTF-8.
         FileNotFoundError: There is none.
     """
-    with path.open("rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise CorruptFile(f"{path} has more than {most_bytes} bytes; it is not what its name says")
     try:
-        return content.decode("utf-8")
+        return read_bytes(path, most_bytes=most_bytes).decode("utf-8")
     except UnicodeDecodeError as error:
         raise CorruptFile(f"{path} is not UTF-8: {error}; download it again") from None
 

@@ -6,10 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lasttoken_perf.answers import check_answers
+from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
 from lasttoken_perf.perf_analyzer.run import LoadPoint, run_perf_analyzer
@@ -87,16 +85,6 @@ def measure(
         # Of the whole call, warm-up included: metrics have no windows.
         row |= figures(before, after, serving.triton_name, seconds)
     return with_outside(row | monitor.fields()), checks
-
-
-def latency_fields(latency_ms: NDArray[np.float64]) -> dict[str, float]:
-    """Return mean, percentiles and maximum of at least one latency."""
-    percentiles = {f"p{p}_ms": float(np.percentile(latency_ms, p)) for p in (50, 90, 95, 99)}
-    return {
-        "mean_ms": float(latency_ms.mean()),
-        **percentiles,
-        "max_ms": float(latency_ms.max()),
-    }
 
 
 def _load_fields(point: LoadPoint) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from lasttoken import AsyncEmbeddingClient, LasttokenError, RetryPolicy, ServerOverloaded
 from lasttoken_perf.answers import check_answers, worst
-from lasttoken_perf.load_point import SUBJECT, latency_fields
+from lasttoken_perf.latency import latency_fields
+from lasttoken_perf.load_point import SUBJECT
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
 from lasttoken_perf.results import Row, make_result

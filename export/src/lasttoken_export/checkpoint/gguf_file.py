@@ -95,8 +95,6 @@ class GgufFile:
         array = _dequantise(data, stored)
         if not np.isfinite(array).all():  # a damaged block scales all its elements
             raise CorruptFile(f"{self._path} has elements of {name!r} that are no finite numbers")
-        if not np.isfinite(array).all():  # a damaged block scales all its elements
-            raise CorruptFile(f"{self._path} has elements of {name!r} that are no finite numbers")
         if self._permuted and name.endswith(("q_proj.weight", "k_proj.weight")):
             assert isinstance(self.config, DecoderConfig)
             heads = self.config.num_heads if "q_proj" in name else self.config.num_kv_heads

@@ -29,7 +29,7 @@ from lasttoken_export.quantisation.calibration import Calibration
 from lasttoken_export.quantisation.rotation import hadamard
 
 _SMALLEST_ROW = 1e-9
-"""Divides a row of activations that is all zero."""
+"""Range of a row of activations that is all zero, which could not be divided by its own."""
 _ZERO_POINT = 128
 """Of activations: the CPU multiplies unsigned by signed bytes."""
 

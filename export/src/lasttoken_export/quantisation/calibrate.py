@@ -33,6 +33,8 @@ from lasttoken_export.quantisation.observers import make_observer
 from lasttoken_export.quantisation.weights import Floats
 
 OnLayer = Callable[[int, int], None]
+EARLY_DIVISOR = 6
+"""The first sixth of the layers is early: measured in docs/precisions.md."""
 
 
 def calibrate_model(
@@ -92,7 +94,7 @@ def calibrate_model(
                 checkpoint,
                 tokens=tokens,
                 seed=seed,
-                is_early=index < layers // 6,
+                is_early=index < layers // EARLY_DIVISOR,
             )
             for linear in layer.linears
         ]

@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from lasttoken_export.errors import CorruptFile, UnsupportedTokenizer
-from lasttoken_export.json_file import MOST_TOKENIZER_BYTES
+from lasttoken_export.json_file import MOST_TOKENIZER_BYTES, read_bytes
 from lasttoken_export.tokenizer.sentencepiece_bpe import Piece, tokenizer_json_from_pieces
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -31,10 +31,7 @@ def tokenizer_json_from_sentencepiece(path: Path) -> str:
         UnsupportedTokenizer: It is of another kind than Llama's and Mistral's.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_TOKENIZER_BYTES + 1)
-        if len(content) > MOST_TOKENIZER_BYTES:
-            raise CorruptFile(f"{path} has more than {MOST_TOKENIZER_BYTES} bytes")
+        content = read_bytes(path, most_bytes=MOST_TOKENIZER_BYTES)
         model = _model_class().FromString(content)
     except DecodeError as error:
         raise CorruptFile(

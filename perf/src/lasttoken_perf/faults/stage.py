@@ -68,9 +68,7 @@ class Finding:
     impact: Impact | None
 
 
-def finding_of(
-    fault: str, load: Load, *, harmed_s: float, seen: str = "", lost: str = ""
-) -> Finding:
+def finding_of(fault: str, load: Load, *, harmed_s: float, seen: str = "") -> Finding:
     """Sum up a load that has ended.
 
     Args:
@@ -78,7 +76,6 @@ def finding_of(
         load: The callers.
         harmed_s: When it was done, on `time.monotonic`.
         seen: Told after the errors.
-        lost: What is lost; by default the requests that ended in an error.
 
     Raises:
         WrongAnswer: An answer was not its text's.
@@ -92,7 +89,7 @@ def finding_of(
     return Finding(
         fault=fault,
         seen="; ".join(filter(None, told)),
-        lost=lost or (f"{failed} requests, told so" if failed else "nothing"),
+        lost=f"{failed} requests, told so" if failed else "nothing",
         impact=impact,
     )
 

@@ -1,16 +1,13 @@
 """Operations and bytes of the model: what the measured times are held against.
 
-    operations of a row of L tokens   L * (2 * matrix parameters + 2 * layers * queries size * L)
     products of a layer               2 * T * in * out for QKV, output, gate/up and down
     bytes of a single short text      every weight but the embedding table, read once
 
-The first counts the half of the attention that a causal kernel must compute, as the planner does
-(`lasttoken_perf.plan.model_account`).
+The operations of a whole model are the planner's (`ModelAccount.flops_per_token`).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from lasttoken_export.decoder_config import DecoderConfig
@@ -58,24 +55,8 @@ def layer_products(config: DecoderConfig, tokens: int) -> tuple[MatrixProduct, .
     )
 
 
-def operations_a_token(model: ModelAccount, attended: float) -> float:
-    """Return the floating-point operations of a mean token.
-
-    Args:
-        model: The model.
-        attended: Mean of the squared lengths over the mean length.
-    """
-    return model.flops_per_token(attended)
-
-
 def streamed_bytes(model: ModelAccount, precision: str) -> int:
     """Return the bytes of weights that a text must read however short it is."""
     config = model.config
     table = config.vocab_size * config.hidden_size
     return (model.parameters - table) * FLOAT_BYTES[precision]
-
-
-def largest_tensor_bytes(config: DecoderConfig, precision: str) -> int:
-    """Return the bytes of the largest weight of a layer."""
-    shapes = config.layer_shapes().values()
-    return max(math.prod(shape) for shape in shapes) * FLOAT_BYTES[precision]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from lasttoken_perf.gpu_suite.arithmetic import operations_a_token, streamed_bytes
+from lasttoken_perf.gpu_suite.arithmetic import streamed_bytes
 from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import shape_account
 from lasttoken_perf.results import Row, spread
 
 PRODUCTS = "matrix products of a layer"
-TRAFFIC = ("memory copy", "memory read")
+TRAFFIC = COPY, READ = "memory copy", "memory read"
 PRACTICAL = "torch, packed"
 
 
@@ -41,7 +41,7 @@ def with_derived(
     for row in rows:
         added: Row = {}
         if row.get("load") == "corpus" and "discarded" not in row:
-            a_token = operations_a_token(account, attended[row["distribution"]])
+            a_token = account.flops_per_token(attended[row["distribution"]])
             added["flops_per_s"] = row["tokens_per_s"] * a_token
             if operations_s:
                 added["fraction_of_ceiling"] = added["flops_per_s"] / operations_s

@@ -22,6 +22,7 @@ from lasttoken_perf.gpu_suite.token_rows import (
     make_rows,
     pack,
 )
+from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
 from lasttoken_perf.results import Row
@@ -176,11 +177,5 @@ def _time_single(
                 started_s = time.perf_counter()
                 contestant.embed_batch([row])
                 latency_ms.append(1000 * (time.perf_counter() - started_s))
-        found.append({"repeat": repeat, **latency_fields(latency_ms), **monitor.fields()})
+        found.append({"repeat": repeat, **latency_fields(np.array(latency_ms)), **monitor.fields()})
     return found
-
-
-def latency_fields(latency_ms: list[float]) -> dict[str, float]:
-    """Return mean, percentiles and largest of latencies as fields of a row."""
-    points = {f"p{p}_ms": float(np.percentile(latency_ms, p)) for p in (50, 90, 95, 99)}
-    return {"mean_ms": float(np.mean(latency_ms)), **points, "max_ms": max(latency_ms)}

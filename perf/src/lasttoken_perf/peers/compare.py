@@ -26,7 +26,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_perf.bench import check_vectors, tokenize
 from lasttoken_perf.corpus import texts_of
 from lasttoken_perf.hf_folder import write_hf_folder, write_pooling_modules
-from lasttoken_perf.load_point import latency_fields
+from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
 from lasttoken_perf.peers.contestants import (

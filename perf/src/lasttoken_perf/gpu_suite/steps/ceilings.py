@@ -9,6 +9,7 @@ from functools import partial
 import torch  # noqa: TID251 - the suite measures torch too
 
 from lasttoken_perf.gpu_suite.arithmetic import layer_products
+from lasttoken_perf.gpu_suite.derived import COPY, PRODUCTS, READ
 from lasttoken_perf.gpu_suite.measuring import device_of
 from lasttoken_perf.gpu_suite.random_weights import TORCH_TYPES
 from lasttoken_perf.gpu_suite.settings import FLOAT_BYTES, SuiteSettings
@@ -16,8 +17,7 @@ from lasttoken_perf.gpu_suite.shapes import shape_config
 from lasttoken_perf.gpu_suite.step_report import StepReport
 from lasttoken_perf.results import Row
 
-PRODUCT, ALL_PRODUCTS = "matrix product", "matrix products of a layer"
-COPY, READ = "memory copy", "memory read"
+PRODUCT = "matrix product"
 CEILING = "ceiling"
 _SECONDS = {"cuda": 0.4, "cpu": 0.02}
 _TRAFFIC_BYTES = {"cuda": 4 * 2**30, "cpu": 2**24}  # far beyond any cache of the device
@@ -52,7 +52,7 @@ def run(settings: SuiteSettings) -> StepReport:
             rows.append({**base, "subject": PRODUCT, "variant": str(product), "repeat": repeat,
                          "flops_per_s": product.operations / taken})  # fmt: skip
         operations = sum(product.operations for product in products)
-        rows.append({**base, "subject": ALL_PRODUCTS, "repeat": repeat,
+        rows.append({**base, "subject": PRODUCTS, "repeat": repeat,
                      "flops_per_s": operations / seconds})  # fmt: skip
     rows += _traffic(base, randomly, settings)
     return StepReport(rows=rows)

@@ -19,6 +19,7 @@ import onnxruntime
 import torch  # noqa: TID251 - the reference
 from numpy.typing import NDArray
 
+from lasttoken_perf.gpu_suite.derived import PRACTICAL
 from lasttoken_perf.gpu_suite.graph_file import save_packed_graph
 from lasttoken_perf.gpu_suite.measuring import device_of, packed_batches
 from lasttoken_perf.gpu_suite.packed_torch import PackedTorchModel
@@ -97,7 +98,7 @@ def _ours(settings: SuiteSettings, checks: dict[str, Any]) -> Iterator[tuple[str
     """Yield subject, variant, precision and ``encode`` of everything that runs at this shape."""
     weights = _weights(settings)
     model = PackedTorchModel(weights, device=settings.device)
-    yield "torch, packed", model.attention_name, settings.precision, model.encode
+    yield PRACTICAL, model.attention_name, settings.precision, model.encode
     if settings.shape not in _CPU_EXPORTS:
         return
     with tempfile.TemporaryDirectory(prefix="lasttoken-gpu.") as folder:

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 
 import torch  # noqa: TID251 - the suite measures torch too
 
+from lasttoken_perf.gpu_suite.derived import PRACTICAL
 from lasttoken_perf.gpu_suite.measuring import Contestant, measure, packed_batches
 from lasttoken_perf.gpu_suite.packed_torch import PackedTorchModel
 from lasttoken_perf.gpu_suite.random_weights import RandomWeights
 from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.step_report import StepReport
-
-SUBJECT = "torch, packed"
-
 
 _VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "eager": {},
@@ -43,7 +41,7 @@ def run(settings: SuiteSettings) -> StepReport:
             if not options:
                 raise
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            report.rows.append({"subject": f"{SUBJECT} ({name})", "discarded": reason})
+            report.rows.append({"subject": f"{PRACTICAL} ({name})", "discarded": reason})
         else:
             report.rows.extend(found.rows)
             report.checks[name] = found.checks
@@ -58,7 +56,7 @@ def _measure(
         torch.cuda.empty_cache()
     model = PackedTorchModel(weights, device=settings.device, **options)
     contestant = Contestant(
-        subject=SUBJECT,
+        subject=PRACTICAL,
         version=torch.__version__,
         precision=settings.precision,
         embed_batch=packed_batches(model.encode),
