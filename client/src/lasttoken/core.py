@@ -44,6 +44,8 @@ from lasttoken.window import Window
 MAX_BLOCK_BYTES = 2**20
 """A block of `embed_iter` is closed when its texts are longer than this, whatever their number."""
 
+_LOST = ("UNAVAILABLE", "CANCELLED")
+"""Statuses of a request that a server did not take up."""
 _ROW_NAMED = re.compile(r"\b(?:text|TEXT|PROMPT_NAME|INSTRUCTION) (\d+)\b")
 _PACKAGE_FOLDER = str(Path(__file__).parent)
 
@@ -198,7 +200,7 @@ class ClientCore:
 
     def _note_failure(self, server: int, failure: LasttokenError, now: float) -> bool:
         """Tell the rotation of a failure; return whether another server may be tried at once."""
-        lost = isinstance(failure, ModelUnavailable) and failure.status == "UNAVAILABLE"
+        lost = isinstance(failure, ModelUnavailable) and failure.status in _LOST
         if lost and not isinstance(failure, ServerOverloaded):
             return self._rotation.unreachable(server, now)
         self._rotation.reached(server)

@@ -20,8 +20,8 @@ from lasttoken.errors import (
 from lasttoken.options import RetryPolicy
 from lasttoken.window import Window
 
-_SENT_AGAIN = ("UNAVAILABLE", "NOT_FOUND")
-"""Statuses of a server that cannot take a request now: down, full, or stopping and unloaded."""
+_SENT_AGAIN = ("UNAVAILABLE", "CANCELLED", "NOT_FOUND")
+"""Statuses of a server that cannot take a request now: down, full, stopping, or unloaded."""
 
 
 class Dispatch:
@@ -134,7 +134,7 @@ class Dispatch:
     ) -> None:
         """Note that an attempt failed; arrange the next one, or give up.
 
-        Only UNAVAILABLE is tried again, as nothing was computed then.
+        Only what met a server that is away, full or stopping is tried again.
 
         Args:
             request: The request.

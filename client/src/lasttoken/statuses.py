@@ -59,6 +59,9 @@ _REFINEMENTS: tuple[tuple[grpc.StatusCode, re.Pattern[str], type[LasttokenError]
     ),
     # Triton answers UNAVAILABLE for a version that is not there, or a model that never was.
     (grpc.StatusCode.UNAVAILABLE, re.compile(r"^Request for unknown model"), ModelNotFound),
+    # A stopping server resets the streams of calls that nobody there has taken yet; a call that is
+    # cancelled here has other words (https://github.com/grpc/grpc/issues/41785).
+    (grpc.StatusCode.CANCELLED, re.compile(r"^CANCELLED$"), ModelUnavailable),
     # A stopping server has unloaded its models while others still ask it for them.
     (grpc.StatusCode.NOT_FOUND, re.compile(r"has no available versions"), ModelUnavailable),
     # gRPC's word for a message beyond the receiver's limit.

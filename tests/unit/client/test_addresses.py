@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import grpc
@@ -60,16 +61,12 @@ def test_a_server_that_dies_in_mid_call_fails_no_call(fake, make_client):
     fake.otherwise = delay(0.02)
     dying = FakeTriton()
     one_try = RetryPolicy(max_attempts=1)
-    with make_client(retry=one_try, max_texts_per_request=1) as _:
-        pass
     with dying.serve():
         url = dying.url
         client = make_client([url, fake.url], max_texts_per_request=1, retry=one_try)
         assert np.array_equal(client.embed(TEXTS), vectors_of(TEXTS))
         assert dying.calls
         dying.otherwise = delay(30.0)  # these will be lost with it
-
-        import threading
 
         answers = []
         caller = threading.Thread(target=lambda: answers.append(client.embed(TEXTS)))
@@ -92,6 +89,24 @@ def test_a_server_that_dies_in_mid_call_fails_no_call(fake, make_client):
             client.embed(TEXTS)
         assert back.calls
     client.__exit__(None, None, None)
+
+
+def test_calls_reset_by_a_stopping_server_go_to_the_other_one(fake, other, make_client):
+    """It answers CANCELLED for what it has not begun, though nobody cancelled it."""
+    fake.otherwise = refuse(grpc.StatusCode.CANCELLED, "CANCELLED")
+    one_try = RetryPolicy(max_attempts=1)
+    with make_client([fake.url, other.url], max_texts_per_request=2, retry=one_try) as client:
+        assert np.array_equal(client.embed(TEXTS), vectors_of(TEXTS))
+        asked = len(fake.calls)
+        assert asked
+        assert np.array_equal(client.embed(TEXTS), vectors_of(TEXTS))
+        assert len(fake.calls) == asked, "it rests"
+    with make_client(fake.url, retry=RetryPolicy(max_attempts=3, initial_s=0.01)) as client:
+        with pytest.raises(ModelUnavailable, match="attempts: 3"):
+            client.embed("a")
+        fake.first.append(fake.otherwise)
+        fake.otherwise = delay(0.0)
+        assert np.array_equal(client.embed("a"), vectors_of(["a"])[0])
 
 
 def test_when_all_are_gone_the_call_says_so(make_client):

@@ -17,6 +17,7 @@ from lasttoken import (
     ModelNotFound,
     ModelUnavailable,
     ProtocolMismatch,
+    RequestCancelled,
     ServerOverloaded,
 )
 from lasttoken.statuses import ERROR_OF_STATUS, error_of_status, error_of_triton
@@ -47,6 +48,8 @@ def test_a_status_gives_its_error_with_message_status_and_model(status):
         ("UNAVAILABLE", "failed to connect to all addresses", ModelUnavailable),
         ("NOT_FOUND", "Request for unknown model: 'm' has no available versions", ModelUnavailable),
         ("NOT_FOUND", "Request for unknown model: 'x' is not found", ModelNotFound),
+        ("CANCELLED", "CANCELLED", ModelUnavailable),
+        ("CANCELLED", "Channel closed!", RequestCancelled),
         ("RESOURCE_EXHAUSTED", "Received message larger than max (5 vs. 4)", InputTooLong),
         ("RESOURCE_EXHAUSTED", "quota", ServerOverloaded),
         (
