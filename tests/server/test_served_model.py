@@ -92,6 +92,21 @@ def test_a_text_has_bitwise_the_same_vector_in_any_request_and_batch(client, alo
             np.testing.assert_array_equal(np.stack(vectors), alone)
 
 
+def test_a_text_has_bitwise_the_same_vector_beside_a_bulk_batch(client, alone):
+    """Interactive rows are computed while bulk ones are, by the same session."""
+    long = [" ".join(TEXTS[start : start + 6]) for start in range(12)]
+    expected = client.embed(long)
+    with ThreadPoolExecutor(16) as pool:
+        bulk = [pool.submit(client.embed, text, priority="bulk") for text in long * 3]
+        beside = 0
+        while not all(future.done() for future in bulk):
+            index = beside % len(TEXTS)
+            np.testing.assert_array_equal(client.embed(TEXTS[index]), alone[index])
+            beside += 1
+        np.testing.assert_array_equal(np.stack([f.result() for f in bulk]), [*expected] * 3)
+    assert beside > 3
+
+
 def test_the_vectors_are_the_bare_engines(smollm2_repository, alone):
     """Tokenizer, wire, scheduler and packing change nothing."""
     folder = smollm2_repository / f"{MODEL}{TOKENIZER}" / "1"

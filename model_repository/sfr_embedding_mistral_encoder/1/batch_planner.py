@@ -70,6 +70,8 @@ def choose_rows(
         Indices into ``lengths``, 0 among them, in order of length. Of rows of equal length the
         older ones are chosen first.
     """
+    if len(lengths) == 1:  # the usual case of a server that is not busy
+        return np.zeros(1, np.int64)
     oldest = lengths[0]
     arrival = np.arange(len(lengths))
     # Shorter rows are taken from the end of their group, so the oldest must stand there.

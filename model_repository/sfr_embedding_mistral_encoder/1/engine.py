@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 
 class Engine(Protocol):
-    """Runs the graph of one model. Called from one thread at a time."""
+    """Runs the graph of one model. Called from one thread at a time.
+
+    Attributes:
+        runs_beside: Whether `encode` may also be called while it runs on another thread, with the
+            same vectors.
+    """
+
+    runs_beside: bool
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]

@@ -57,6 +57,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, graph: Path, *, runtime: str, intra_op_threads: int) -> None:
         self._session = open_session(graph, runtime=runtime, intra_op_threads=intra_op_threads)
+        self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
         self.dimensions: int = self._session.get_outputs()[0].shape[1]
 
     def encode(

@@ -9,7 +9,7 @@ arrival may stay half empty), plus ``_OVERTAKING_BATCHES``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import numpy as np
@@ -20,6 +20,14 @@ from encode_request import EncodeRequest, Row, ServiceClass
 _WINDOW_BATCHES = 8
 _OVERTAKING_BATCHES = 8
 _MAX_WINDOW_ROWS = 4096
+
+Dropped = tuple[EncodeRequest, EncodeError]
+"""A request that was given up, and the reason."""
+
+
+def is_bulk(rows: list[Row]) -> bool:
+    """Whether a batch, which has rows of one class only, is bulk."""
+    return rows[0].request.service_class is ServiceClass.BULK
 
 
 class _ClassQueue:
@@ -143,7 +151,12 @@ class RowQueue:
             self._arrivals += 1
             queue.add(row)
 
-    def next_batch(self, now_s: float) -> tuple[list[Row], list[tuple[EncodeRequest, EncodeError]]]:
+    @property
+    def interactive_waits(self) -> bool:
+        """Whether interactive rows are waiting."""
+        return bool(self._classes[ServiceClass.INTERACTIVE].rows)
+
+    def next_batch(self, now_s: float) -> tuple[list[Row], list[Dropped]]:
         """Take the rows of the next batch, none if nothing is left to compute.
 
         Args:
@@ -152,9 +165,22 @@ class RowQueue:
         Returns:
             The rows, and the requests that were given up with the reason, which the caller answers.
         """
+        return self._take(now_s, self._next_class, self._count)
+
+    def next_interactive_batch(self, now_s: float) -> tuple[list[Row], list[Dropped]]:
+        """Take interactive rows as `next_batch` does; bulk does not get nearer to its turn."""
+        interactive = self._classes[ServiceClass.INTERACTIVE]
+        return self._take(now_s, lambda: interactive if interactive.rows else None, lambda _: None)
+
+    def _take(
+        self,
+        now_s: float,
+        choose: Callable[[], _ClassQueue | None],
+        count: Callable[[_ClassQueue], None],
+    ) -> tuple[list[Row], list[Dropped]]:
         dropped = self._drop_expired(now_s)
         while True:
-            queue = self._next_class()
+            queue = choose()
             if queue is None:
                 return [], dropped
             rows = queue.plan()
@@ -165,7 +191,7 @@ class RowQueue:
             for request in cancelled.values():
                 dropped.append((request, RequestCancelled("the caller cancelled the request")))
             self.remove(cancelled.values())
-        self._count(queue)
+        count(queue)
         queue.take(rows)
         return rows, dropped
 
@@ -177,7 +203,7 @@ class RowQueue:
         self.remove(requests.values())
         return list(requests.values())
 
-    def _drop_expired(self, now_s: float) -> list[tuple[EncodeRequest, EncodeError]]:
+    def _drop_expired(self, now_s: float) -> list[Dropped]:
         expired = {
             id(row.request): row.request
             for queue in self._classes.values()

@@ -5,6 +5,10 @@ the next batch meanwhile; the plan of a batch is made when the engine is free, w
 arrived by then (planning and packing take well under 1 % of a batch's time). An engine that takes a
 second batch while it computes the first is given it early where the queue fills a batch; a thread
 awaits what it has begun.
+
+An engine that computes two batches beside each other is given interactive rows that arrive while a
+bulk batch is being computed at once, on a thread of their own: they share its processors instead of
+waiting for its end.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from encode_errors import EncodeError, EngineFailed, ShuttingDown
 from encode_request import EncodeRequest, Row
 from engine import Engine, OverlappingEngine
 from numpy.typing import NDArray
-from row_queue import RowQueue
+from row_queue import Dropped, RowQueue, is_bulk
 
 _log = logging.getLogger(__name__)
 
@@ -85,10 +89,10 @@ def _raise(error: Exception) -> NoReturn:
 
 
 class Scheduler:
-    """Owns the queue and the three threads.
+    """Owns the queue and the threads.
 
     Args:
-        engine: Runs batches; called from one thread at a time.
+        engine: Runs batches; called from one thread at a time, or from two where it says so.
         row_queue: Forms batches; owned by the scheduler from now on.
         observer: Is told what happens.
         clock: Seconds; the clock of the requests' deadlines.
@@ -112,6 +116,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closing = False
         self._in_flight = 0
+        self._bulk_runs = False
+        self._ended = False
         self._begun: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = [
@@ -119,7 +125,8 @@ class Scheduler:
             threading.Thread(target=self._await_batches, name="batches in flight", daemon=True),
             threading.Thread(target=self._give_answers, name="answers", daemon=True),
         ]
-        for thread in self._threads:
+        self._beside = threading.Thread(target=self._run_beside_bulk, name="beside", daemon=True)
+        for thread in [*self._threads, *([self._beside] if engine.runs_beside else [])]:
             thread.start()
 
     @property
@@ -140,7 +147,7 @@ class Scheduler:
                 raise ShuttingDown("the server is shutting down; send the request to another one")
             request.submitted_s = self._clock()
             self._queue.add(request)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self, *, drain_timeout_s: float) -> None:
         """Refuse new requests, work off the queue, answer what is left with an error.
@@ -150,7 +157,7 @@ class Scheduler:
         """
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         engine_thread, awaiting_thread, answer_thread = self._threads
         engine_thread.join(drain_timeout_s)
         with self._changed:
@@ -158,6 +165,8 @@ class Scheduler:
         message = "the server shut down before the request was computed; send it to another one"
         self._drop([(request, ShuttingDown(message)) for request in left])
         engine_thread.join()  # at most the batches that are running
+        if self._beside.ident is not None:
+            self._beside.join()
         self._begun.put(None)
         awaiting_thread.join()
         self._answers.put(None)
@@ -169,14 +178,30 @@ class Scheduler:
                 while not self._may_start() and (len(self._queue) or not self._closing):
                     self._changed.wait()
                 if not len(self._queue):
+                    self._ended = True
+                    self._changed.notify_all()
                     return
-                rows, dropped = self._next_batch()
+                rows, dropped = self._next_batch(self._queue.next_batch)
                 self._in_flight += bool(rows)
+                self._bulk_runs = bool(rows) and is_bulk(rows)
+                self._changed.notify_all()
             self._drop(dropped)
             if rows and self._overlaps:
                 self._begun.put(self._start(rows))
             elif rows:
                 self._finish(self._start(rows))
+
+    def _run_beside_bulk(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._bulk_runs and self._queue.interactive_waits):
+                    if self._ended:
+                        return
+                    self._changed.wait()
+                rows, dropped = self._next_batch(self._queue.next_interactive_batch)
+            self._drop(dropped)
+            if rows:
+                self._start(rows)()
 
     def _may_start(self) -> bool:
         """Whether to form a batch now; a second one in flight only where it would be full."""
@@ -192,11 +217,14 @@ class Scheduler:
         finish()
         with self._changed:
             self._in_flight -= 1
-            self._changed.notify()
+            self._bulk_runs = False
+            self._changed.notify_all()
 
-    def _next_batch(self) -> tuple[list[Row], list[tuple[EncodeRequest, EncodeError]]]:
+    def _next_batch(
+        self, next_batch: Callable[[float], tuple[list[Row], list[Dropped]]]
+    ) -> tuple[list[Row], list[Dropped]]:
         try:
-            return self._queue.next_batch(self._clock())
+            return next_batch(self._clock())
         except Exception as error:  # noqa: BLE001 - nobody may wait for a thread that is gone
             _log.exception("no batch could be formed; everything that waits is given up")
             failure = EngineFailed(f"no batch could be formed: {error}")
@@ -215,9 +243,10 @@ class Scheduler:
             row_tokens = [row.tokens for row in rows]
             results, work = self._encode_isolating(row_tokens, input_ids, lengths, vectors)
             ended_s = time.perf_counter()
-            # From when the engine had nothing else to do.
-            seconds = ended_s - max(started_s, self._ended_s)
-            self._ended_s = ended_s
+            seconds = ended_s - started_s
+            if self._overlaps:  # from when the engine had nothing else to do
+                seconds = ended_s - max(started_s, self._ended_s)
+                self._ended_s = ended_s
             report = BatchReport(
                 rows=len(rows),
                 real_tokens=int(lengths.sum()),
@@ -248,6 +277,8 @@ class Scheduler:
     def _encode(
         self, input_ids: NDArray[np.int32], lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
+        if not self._overlaps:
+            return self._engine.encode(input_ids, lengths)
         with self._engine_lock:  # rows tried alone, while the next batch is started
             return self._engine.encode(input_ids, lengths)
 
@@ -328,7 +359,7 @@ class Scheduler:
             answer_seconds += time.perf_counter() - ended_s
         self._observer.batch_done(replace(report, answer_seconds=answer_seconds))
 
-    def _drop(self, dropped: list[tuple[EncodeRequest, EncodeError]]) -> None:
+    def _drop(self, dropped: list[Dropped]) -> None:
         for request, error in dropped:
             # Bound now: the loop's variables have moved on when the thread gets to it.
             def give_up(request: EncodeRequest = request, error: EncodeError = error) -> None:

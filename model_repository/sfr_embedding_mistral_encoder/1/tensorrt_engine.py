@@ -97,6 +97,7 @@ class TensorRTEngine:
     def __init__(self, plan: TensorRTPlan, cuda: Cuda) -> None:
         self._plan = plan
         self._cuda = cuda
+        self.runs_beside = False  # one context, one stream
         self.dimensions: int = plan.dimensions
         self._stream = cuda.new_stream()
         sizes_bytes = {

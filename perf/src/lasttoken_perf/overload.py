@@ -238,20 +238,20 @@ def bars(rows: Sequence[Row]) -> dict[str, list[float]]:
 
     Returns:
         ``goodput_over_sustained``: texts answered a second of engine time beyond the sustained
-        load; ``refused_p99_ms``; ``accepted_p99_ms``; ``interactive_p99_batches``: p99 of an
-        interactive request in mean batch times.
+        load; ``refused_p99_ms``; ``accepted_p99_ms``; ``interactive_p99_ms`` beside bulk, and
+        ``interactive_p99_batches``, the same in mean batch times of the sustained load, whose
+        texts are the bulk ones.
     """
     found: dict[str, list[float]] = {}
-    sustained: dict[int, float] = {}
+    sustained = {row["repeat"]: row for row in rows if row["variant"] == "sustained"}
     for row in rows:
-        if row["variant"] == "sustained":
-            sustained[row["repeat"]] = row["tokens_per_s"]
-        elif row["variant"] == "interactive beside bulk":
-            if "batch_ms" in row and "p99_ms" in row:
-                batches = row["p99_ms"] / row["batch_ms"]
+        if row["variant"] == "interactive beside bulk":
+            if "p99_ms" in row:
+                batches = row["p99_ms"] / sustained[row["repeat"]]["batch_ms"]
+                found.setdefault("interactive_p99_ms", []).append(row["p99_ms"])
                 found.setdefault("interactive_p99_batches", []).append(batches)
-        else:
-            goodput = row["tokens_per_s"] / sustained[row["repeat"]]
+        elif row["variant"] != "sustained":
+            goodput = row["tokens_per_s"] / sustained[row["repeat"]]["tokens_per_s"]
             found.setdefault("goodput_over_sustained", []).append(goodput)
             for name, value in (("refused_p99_ms", row.get("refused_p99_ms")),
                                 ("accepted_p99_ms", row.get("p99_ms"))):  # fmt: skip

@@ -88,7 +88,7 @@ FIELDS: dict[str, str] = {
     "batch_ms": "mean time of a batch in the engine",
     "real_over_computed_tokens": "1.0: nothing was padded",
     "real_over_computed_cells": "attention cells within texts over attention cells computed",
-    "engine_busy": "share of the wall time that the engine ran",
+    "engine_busy": "time of the batches over wall time; above 1 where two ran beside each other",
     # Resources.
     "cpu_cores": "processor time of the subject over wall time, in cores",
     "cpu_s_per_1000_texts": "processor seconds of the client for a thousand texts",

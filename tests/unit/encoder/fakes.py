@@ -17,6 +17,8 @@ def vector_of(tokens):
 class FakeEngine:
     """Records batches; optionally waits at a gate, fails on a token, or gives NaN for one."""
 
+    runs_beside = False
+
     def __init__(self, *, poison=None, nan=None, padded=False):
         self.batches = []
         self.computed_work = padded_work if padded else packed_work
@@ -25,10 +27,13 @@ class FakeEngine:
         self.gate.set()
         self.running = threading.Event()
 
-    def encode(self, input_ids, row_lengths):
+    def wait(self, input_ids):
         self.running.set()
         assert self.gate.wait(30)
         self.running.clear()
+
+    def encode(self, input_ids, row_lengths):
+        self.wait(input_ids)
         assert input_ids.dtype == np.int32
         assert row_lengths.dtype == np.int32
         assert len(input_ids) == row_lengths.sum()

@@ -33,6 +33,8 @@ def load(settings: dict[str, Any]) -> Embedder:
         model = transformers.AutoModel.from_pretrained(settings["folder"], dtype=torch.float32)
         model.eval()
         version = transformers.__version__
+    # Decoders that optimum exports want them, and its feature extraction does not make them.
+    wants_positions = "position_ids" in getattr(model, "input_names", ())
     texts, queries, pooling = settings["texts"], settings["queries"], settings["pooling"]
 
     def embed(batch: list[str]) -> NDArray[np.float32]:
@@ -43,6 +45,9 @@ def load(settings: dict[str, Any]) -> Embedder:
             max_length=settings["max_length"],
             return_tensors="pt",
         )
+        if wants_positions:
+            rows, longest = tokens["input_ids"].shape
+            tokens["position_ids"] = torch.arange(longest).expand(rows, longest)
         with torch.inference_mode():
             hidden = model(**tokens).last_hidden_state.float()  # [rows, longest, dim]
         mask = tokens["attention_mask"]
