@@ -525,15 +525,6 @@ def test_one_client_serves_many_threads_without_mixing_answers(fake, slow_attrib
     assert len(fake.calls) == 16 * 15 * 4
 
 
-@pytest.fixture
-def ctrl_c_interrupts():
-    """Also where a shell has started the tests in its background, with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_ends_the_call_and_cancels_what_is_in_flight(fake):
     fake.otherwise = delay(10.0)
 
@@ -552,7 +543,6 @@ def test_ctrl_c_ends_the_call_and_cancels_what_is_in_flight(fake):
     thread.join()
 
 
-@pytest.mark.usefixtures("ctrl_c_interrupts")
 @pytest.mark.parametrize("after_s", [0.0, 0.1])
 def test_ctrl_c_ends_a_call_with_one_request_and_the_client_closes(fake, after_s):
     fake.otherwise = delay(10.0)
