@@ -169,8 +169,8 @@ def test_overload_for_ever_ends_typed_and_before_the_deadline(fake, make_client)
         make_client(retry=RetryPolicy(initial_s=0.05, max_s=10.0)) as client,
         pytest.raises(ServerOverloaded, match=r"overloaded: full.*attempts: \d+"),
     ):
-        client.embed("a", timeout_s=2.0)
-    assert time.monotonic() - begin < 3.5  # never sleeps past the deadline
+        client.embed("a", timeout_s=0.5)
+    assert time.monotonic() - begin <= 0.6  # never sleeps past the deadline
     assert len(fake.calls) >= 2
 
 
@@ -227,19 +227,19 @@ def test_a_slow_server_ends_in_deadline_exceeded(fake, make_client):
     begin = time.monotonic()
     with make_client() as client, pytest.raises(DeadlineExceeded):
         client.embed("a", timeout_s=0.2)
-    assert 0.15 < time.monotonic() - begin < 3.5
+    assert 0.15 < time.monotonic() - begin < 1.5
     assert issubclass(DeadlineExceeded, TimeoutError)
 
 
 def test_the_deadline_is_that_of_the_whole_call_not_of_each_request(fake, make_client):
-    fake.otherwise = delay(0.4)  # ten of them take four seconds
+    fake.otherwise = delay(0.15)
     begin = time.monotonic()
     with (
         make_client(max_texts_per_request=1, max_in_flight=1) as client,
         pytest.raises(DeadlineExceeded),
     ):
-        client.embed(list("abcdefghij"), timeout_s=1.3)
-    assert time.monotonic() - begin < 3.0
+        client.embed(list("abcdefghij"), timeout_s=0.5)
+    assert time.monotonic() - begin < 1.2
     assert len(fake.calls) <= 4
 
 
