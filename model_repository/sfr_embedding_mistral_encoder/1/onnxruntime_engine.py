@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from computed_work import ComputedWork, packed_work
+from denormals import SESSION_OPTION, denormals_are_zero, kept_environment
 from numpy.typing import NDArray
 
 _PROVIDERS = {
@@ -37,10 +39,21 @@ def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.Inf
     options.intra_op_num_threads = intra_op_threads
     # Every batch has shapes of its own: planned memory would be planned anew each time.
     options.enable_mem_pattern = False
-    session = ort.InferenceSession(graph, options, providers=[provider])
+    options.add_session_config_entry(SESSION_OPTION, "1")
+    with kept_environment():  # the process's first session would change this thread's for good
+        session = ort.InferenceSession(graph, options, providers=[provider])
     # Another provider would be a silent fallback to a far slower device.
     assert session.get_providers()[0] == provider
     return session
+
+
+def run_session(
+    session: ort.InferenceSession, feeds: dict[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """Return ``embedding [rows, dimensions]`` of a session of `open_session`."""
+    with denormals_are_zero():  # this thread computes beside the session's own
+        embedding: NDArray[np.float32] = session.run(["embedding"], feeds)[0]
+    return embedding
 
 
 class OnnxRuntimeEngine:
@@ -70,8 +83,7 @@ class OnnxRuntimeEngine:
             "row_lengths": row_lengths,
             "slots": np.zeros(int(row_lengths.max()), np.int32),
         }
-        embedding: NDArray[np.float32] = self._session.run(["embedding"], feeds)[0]
-        return embedding
+        return run_session(self._session, feeds)
 
     def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
         """See `engine.Engine.computed_work`."""

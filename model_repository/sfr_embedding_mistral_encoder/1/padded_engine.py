@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from computed_work import ComputedWork, padded_work
 from numpy.typing import NDArray
-from onnxruntime_engine import open_session
+from onnxruntime_engine import open_session, run_session
 
 PADDING_ID = 0
 """Fills the rows up; the mask hides it, so any id of the vocabulary would do."""
@@ -36,8 +36,7 @@ class PaddedEngine:
         """See `engine.Engine.encode`."""
         padded, mask = pad_rows(input_ids, row_lengths)
         feeds = {"input_ids": padded, "attention_mask": mask}
-        embedding: NDArray[np.float32] = self._session.run(["embedding"], feeds)[0]
-        return embedding
+        return run_session(self._session, feeds)
 
     def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
