@@ -147,4 +147,4 @@ def test_the_file_keeps_the_contract_of_names_types_and_shapes(tmp_path):
     assert {node.domain for node in model.graph.node} == {""}
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
-    assert "layers.0/qkv_proj" in names
+    assert "layers.0/queries_keys" in names

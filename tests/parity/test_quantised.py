@@ -137,3 +137,58 @@ def test_quantised_vectors_stay_close(name, precision, target, mean, models, tmp
         kinds = {node.op_type for node in ir.load(tmp_path / "optimised.onnx").graph}
         assert ("MatMulIntegerToFloat" if precision == "int8" else "MatMulNBits") in kinds
         assert "DynamicQuantizeLinear" not in kinds
+
+
+def test_a_row_of_zeros_stays_zero(models, tmp_path, monkeypatch):
+    model = models("mistral, mean")
+    checkpoint = model[0]
+    read = type(checkpoint).read
+
+    def with_a_zero_word(self, name):
+        array = read(self, name)
+        if name == "embed_tokens.weight":
+            array = array.copy()
+            array[7] = 0
+        return array
+
+    monkeypatch.setattr(type(checkpoint), "read", with_a_zero_word)
+    session = session_of(model, tmp_path, "int8", "onnxruntime")
+    rows = [*token_rows(2), np.full(3, 7, np.int32)]
+    vectors = encode(session, rows)
+    assert not vectors[-1].any()
+    assert np.array_equal(vectors[:-1], encode(session, rows[:-1]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("qwen2", [207, 6]),  # pools the last token
+        ("xlm-roberta", [207, 6]),  # and the first
+        ("mistral, mean", [207, 207]),
+    ],
+)
+def test_the_last_layer_computes_the_pooled_tokens_alone(name, counts, precision, models, tmp_path):
+    session_of(models(name), tmp_path, precision, "onnxruntime")
+    path = tmp_path / f"{precision}-onnxruntime.onnx"
+    graph = ir.load(path)
+    layers = models(name)[0].config.num_layers
+    ends = [
+        value
+        for node in graph.graph
+        for value in node.outputs
+        if value.name in {f"layers.{layers - 2}/mlp_residual", f"layers.{layers - 1}/mlp_residual"}
+    ]
+    for value in ends:
+        value.dtype = ir.DataType.FLOAT
+        graph.graph.outputs.append(value)
+    ir.save(graph, tmp_path / "seen.onnx", external_data="seen.data")
+    session = ort.InferenceSession(tmp_path / "seen.onnx", providers=["CPUExecutionProvider"])
+    rows = token_rows(2)
+    feeds = {
+        "input_ids": np.concatenate(rows),
+        "row_lengths": np.array([len(row) for row in rows], np.int32),
+        "slots": np.zeros(90, np.int32),
+    }
+    _, *seen = session.run(None, feeds)
+    assert [len(hidden) for hidden in seen] == counts

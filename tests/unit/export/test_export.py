@@ -107,9 +107,10 @@ def test_the_written_weights_are_the_checkpoints(folder, tmp_path):
     model = onnx.load(tmp_path / "repository/small_encoder/1/encoder.onnx")
     written = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
     weights = tensors(BYTES_CONFIG)
-    fused = written["layers.1.self_attn.qkv_proj.weight"]
-    parts = [weights[f"layers.1.self_attn.{part}_proj.weight"].T for part in "qkv"]
-    np.testing.assert_array_equal(fused, np.concatenate(parts, axis=1))
+    for name, joined in (("queries_keys", "qk"), ("values", "v")):
+        fused = written[f"layers.1.self_attn.{name}.weight"]
+        parts = [weights[f"layers.1.self_attn.{part}_proj.weight"].T for part in joined]
+        np.testing.assert_array_equal(fused, np.concatenate(parts, axis=1))
     np.testing.assert_array_equal(written["norm.weight"], weights["norm.weight"])
 
 

@@ -91,7 +91,8 @@ def build_attention(
     num_heads: int,
     num_kv_heads: int,
     head_dim: int,
-    key_mask: ir.Value | None = None,
+    key_mask: ir.Value | None,
+    wanted: ir.Value | None,
 ) -> ir.Value:
     """Record attention.
 
@@ -104,9 +105,10 @@ def build_attention(
         num_kv_heads: Key and value heads; divides ``num_heads``.
         head_dim: Elements a head.
         key_mask: Of `build_key_mask` for bidirectional attention; None for causal attention.
+        wanted: ``[B]`` packed indices of the tokens that are wanted; None for all.
 
     Returns:
-        ``[T, num_heads * head_dim]``.
+        ``[T, num_heads * head_dim]``, or ``[B, num_heads * head_dim]`` of the wanted tokens.
     """
     q_size, kv_size = num_heads * head_dim, num_kv_heads * head_dim
     gathered = graph.op(
@@ -133,4 +135,7 @@ def build_attention(
         [attended, graph.constant(np.asarray([-1, q_size], np.int64))],
         "attended_slots",
     )  # [B * S, q_size]
-    return graph.op("Gather", [flat, rows.slot_of_token], "attended", {"axis": 0})
+    slots = rows.slot_of_token
+    if wanted is not None:
+        slots = graph.op("Gather", [slots, wanted], "wanted_slots")
+    return graph.op("Gather", [flat, slots], "attended", {"axis": 0})

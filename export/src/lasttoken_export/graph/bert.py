@@ -45,22 +45,24 @@ class BertGraph(EncoderGraph):
         hidden = graph.op("Add", [hidden, learned], "positioned")
         return self._norm("embeddings.LayerNorm", hidden)
 
-    def _layer(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
+    def _layer(
+        self, index: int, hidden: ir.Value, context: LayerContext, wanted: ir.Value | None
+    ) -> ir.Value:
         graph, config, size = self._graph, self._config, self._config.hidden_size
         prefix = f"encoder.layer.{index}"
         # What enters the other layers is a residual too, or comes out of GELU: it cannot be scaled.
         out_fold = Fold.one_to_one(
             f"{prefix}.attention.output.dense", size, head_dim=config.head_dim
         )
-        qkv = self._linear(
+        queries_keys, values = self._blocks.linear(
             [(f"{prefix}.attention.self.{part}", size) for part in ("query", "key", "value")],
             hidden,
             size,
             f"{prefix}.attention.self.qkv",
             bias=True,
+            outputs=[("queries_keys", 2 * size), ("values", size)],
             smooths=[(out_fold, 2 * size)],
         )
-        queries_keys, values = graph.split(qkv, [2 * size, size], ["queries_keys", "values"])
         attended = build_attention(
             graph,
             queries_keys,
@@ -70,17 +72,19 @@ class BertGraph(EncoderGraph):
             num_kv_heads=config.num_heads,
             head_dim=config.head_dim,
             key_mask=context.key_mask,
+            wanted=wanted,
         )
-        projected = self._linear(
+        hidden = self._wanted(hidden, wanted)
+        (projected,) = self._blocks.linear(
             [(out_fold.linear, size)], attended, size, bias=True, fold=out_fold
         )
         hidden = graph.op("Add", [projected, hidden], "attention_residual")
         hidden = self._norm(f"{prefix}.attention.output.LayerNorm", hidden)
-        inner = self._linear(
+        (inner,) = self._blocks.linear(
             [(f"{prefix}.intermediate.dense", config.intermediate_size)], hidden, size, bias=True
         )
         activated = graph.op("Gelu", [inner], "gelu")
-        outer = self._linear(
+        (outer,) = self._blocks.linear(
             [(f"{prefix}.output.dense", size)], activated, config.intermediate_size, bias=True
         )
         hidden = graph.op("Add", [outer, hidden], "mlp_residual")

@@ -42,14 +42,18 @@ class DecoderGraph(PackedGraph):
         shape = (self._config.vocab_size, self._config.hidden_size)
         return self._embed("embed_tokens.weight", shape, input_ids)
 
-    def _layer(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
-        hidden = self._attention_block(index, hidden, context)
+    def _layer(
+        self, index: int, hidden: ir.Value, context: LayerContext, wanted: ir.Value | None
+    ) -> ir.Value:
+        hidden = self._attention_block(index, hidden, context, wanted)
         return self._mlp_block(index, hidden)
 
     def _final_norm(self, hidden: ir.Value) -> ir.Value:
         return self._rms_norm("norm", hidden)
 
-    def _attention_block(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
+    def _attention_block(
+        self, index: int, hidden: ir.Value, context: LayerContext, wanted: ir.Value | None
+    ) -> ir.Value:
         graph, config, prefix = self._graph, self._config, f"layers.{index}"
         q_size, kv_size = config.queries_size, config.keys_size
         assert context.rotary is not None
@@ -65,15 +69,13 @@ class DecoderGraph(PackedGraph):
             head_dim=config.head_dim,
         )
         normed = self._rms_norm(f"{prefix}.input_layernorm", hidden, smooths=qkv_fold)
-        qkv = self._linear(
+        queries_keys, values = self._blocks.linear(
             [(f"{prefix}.self_attn.{part}_proj", size)
              for part, size in (("q", q_size), ("k", kv_size), ("v", kv_size))],
             normed, config.hidden_size, qkv_fold.linear, bias=config.qkv_bias,
+            outputs=[("queries_keys", q_size + kv_size), ("values", kv_size)],
             fold=qkv_fold, smooths=[(out_fold, q_size + kv_size)],
         )  # fmt: skip
-        queries_keys, values = graph.split(
-            qkv, [q_size + kv_size, kv_size], ["queries_keys", "values"]
-        )
         if config.qk_norm:
             queries_keys = self._norm_heads(f"{prefix}.self_attn", queries_keys)
         heads = config.num_heads + config.num_kv_heads
@@ -86,28 +88,25 @@ class DecoderGraph(PackedGraph):
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             key_mask=context.key_mask,
+            wanted=wanted,
         )
-        projected = self._linear(
+        hidden = self._wanted(hidden, wanted)
+        (projected,) = self._blocks.linear(
             [(out_fold.linear, config.hidden_size)], attended, q_size, fold=out_fold
         )
         return graph.op("Add", [hidden, projected], "attention_residual")
 
     def _mlp_block(self, index: int, hidden: ir.Value) -> ir.Value:
         graph, config, prefix = self._graph, self._config, f"layers.{index}"
-        inner = config.intermediate_size
         gate_up_fold = Fold.one_to_one(f"{prefix}.mlp.gate_up_proj", config.hidden_size)
-        down_fold = Fold.one_to_one(f"{prefix}.mlp.down_proj", inner)
         normed = self._rms_norm(f"{prefix}.post_attention_layernorm", hidden, smooths=gate_up_fold)
-        gate_up = self._linear(
-            [(f"{prefix}.mlp.{part}_proj", inner) for part in ("gate", "up")],
-            normed, config.hidden_size, gate_up_fold.linear,
-            fold=gate_up_fold, smooths=[(down_fold, inner)],
-        )  # fmt: skip
-        gate, up = graph.split(gate_up, [inner] * 2, ["gate", "up"])
-        silu = graph.op("Mul", [gate, graph.op("Sigmoid", [gate], "gate_sigmoid")], "silu")
-        activated = graph.op("Mul", [silu, up], "activated")
-        down = self._linear(
-            [(down_fold.linear, config.hidden_size)], activated, inner, fold=down_fold
+        down = self._blocks.swiglu(
+            [(what, f"{prefix}.mlp.{what}_proj") for what in ("gate", "up")],
+            normed,
+            name=gate_up_fold.linear,
+            down=f"{prefix}.mlp.down_proj",
+            inner=config.intermediate_size,
+            fold=gate_up_fold,
         )
         return graph.op("Add", [hidden, down], "mlp_residual")
 

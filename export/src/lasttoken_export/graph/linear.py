@@ -1,4 +1,4 @@
-"""Records the product of a linear layer in each precision: the one place that knows quantisation.
+"""Records the products of a linear layer in each precision: how its inputs enter.
 
 - Floats: MatMul.
 - int8 on ONNX Runtime's CPU provider: uint8 activations with zero point 128, for which the CPU has
@@ -6,12 +6,15 @@
   row's largest element is an outlier, it is rotated before.
 - int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
   the graph; a layer that is too sensitive for it stays in floats.
-- int8 and int4 weights: DequantizeLinear, in blocks where the runtime knows them.
+- int8 and int4 weights: floats, by DequantizeLinear.
+
+How the weights are stored is in `linear_weights`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -20,18 +23,32 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lasttoken_export.checkpoint import Checkpoint
-from lasttoken_export.errors import UnsupportedModel
 from lasttoken_export.graph.builder import GraphBuilder
-from lasttoken_export.graph.linear_layer import LinearLayer
+from lasttoken_export.graph.linear_layer import Columns, LinearLayer
+from lasttoken_export.graph.linear_weights import LinearWeights
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quantisation import weights as rounding
 from lasttoken_export.quantisation.calibration import Calibration
 from lasttoken_export.quantisation.rotation import hadamard
 
-_SMALLEST_ROW = 1e-9
-"""Range of a row of activations that is all zero, which could not be divided by its own."""
 _ZERO_POINT = 128
 """Of activations: the CPU multiplies unsigned by signed bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """Some outputs of a linear layer.
+
+    Attributes:
+        value: ``[T, size]``.
+        row_scale: ``[T, 1]`` what it is still to be multiplied by; None for nothing.
+    """
+
+    value: ir.Value
+    row_scale: ir.Value | None = None
+
+
+Multiply = Callable[[Columns], Product]
+"""Records the product of inputs, already made ready, with some columns of the weights."""
 
 
 class LinearLayers:
@@ -59,54 +76,136 @@ class LinearLayers:
         calibration: Calibration | None,
     ) -> None:
         self._graph = graph
-        self._checkpoint = checkpoint
         self._precision = PRECISIONS[precision]
         self._on_cpu = target == "onnxruntime"
-        self._dtype, self._numpy_dtype = dtype, numpy_dtype
+        self._numpy_dtype = numpy_dtype
         self._smoothing = calibration if precision in ("int8", "fp8") else None
         self._calibration = calibration
         self._zero_points: ir.Value | None = None
+        self._weights = LinearWeights(
+            graph,
+            checkpoint,
+            on_cpu=self._on_cpu,
+            dtype=dtype,
+            numpy_dtype=numpy_dtype,
+            calibration=calibration,
+            smoothing=self._smoothing,
+        )
+        # A CPU copies the parts of a product more slowly than it makes products of their own; a
+        # GPU likes one large product. ONNX Runtime computes float32 on the CPU, half on a GPU.
+        self._separately = self._on_cpu and dtype == ir.DataType.FLOAT
 
     @property
     def smoothing(self) -> Calibration | None:
         """The calibration whose smoothing is folded into weights; None where none is."""
         return self._smoothing
 
-    def multiply(self, value: ir.Value, layer: LinearLayer) -> ir.Value:
-        """Record the product ``[T, out]`` of ``value [T, in]``, without biases."""
-        smoothing = self._smoothing
+    @property
+    def takes_rows_alone(self) -> bool:
+        """Whether one row alone gives the bits that it gives among others.
+
+        ONNX Runtime multiplies weights in blocks by another kernel where there is one row.
+        """
+        kind, activations = self._precision.weights, self._precision.activations
+        return not (self._on_cpu and kind in ("int8", "int4") and activations == "float")
+
+    def begin_rows(self) -> None:
+        """Say that the values to come have other rows than those before."""
+        self._zero_points = None
+
+    def multiply(
+        self,
+        value: ir.Value,
+        layer: LinearLayer,
+        *,
+        row_scale: ir.Value | None = None,
+        unscaled: Collection[str] = (),
+    ) -> list[Product]:
+        """Record the products ``[T, size]``, one of each of the layer's outputs.
+
+        Args:
+            value: ``[T, in]``.
+            layer: Has no biases where an output is unscaled.
+            row_scale: ``[T, 1]`` what ``value`` is still to be multiplied by; None for nothing.
+            unscaled: Outputs that may come with a scale a row which is still to be applied.
+        """
+        graph, smoothing = self._graph, self._smoothing
         if smoothing is not None and layer.fold is None and smoothing.is_smoothed(layer.name):
             inverse = (1 / smoothing.factors(layer.name)).astype(self._numpy_dtype)
-            value = self._graph.op(
-                "Mul", [value, self._graph.constant(inverse)], f"{layer.short_name}_smoothed"
+            value = graph.op(
+                "Mul", [value, graph.constant(inverse)], f"{layer.short_name}_smoothed"
             )
         if smoothing is not None and not layer.rotates_upstream:
             value = self._rotate(value, layer, smoothing.rotation(layer.name))
-        weights, activations = self._precision.weights, self._precision.activations
-        if weights == "int4":
-            weight = self._int4_weight(layer)
-        elif weights == "int8" and activations == "float":
-            weight = self._int8_only_weight(layer)
-        elif self._precision.is_float or (
-            weights == "int8" and smoothing is not None and smoothing.needs_floats(layer.name)
-        ):
-            weight = self._float_weight(layer)
-        else:
-            return self._quantised_product(value, layer)
-        return self._graph.op("MatMul", [value, weight], layer.short_name)
+        multiply = self._multiply(value, layer, row_scale)
 
-    def _quantised_product(self, value: ir.Value, layer: LinearLayer) -> ir.Value:
-        graph, name = self._graph, layer.short_name
-        calibration = self._calibration
-        assert calibration is not None
+        def product(columns: Columns) -> Product:
+            result = multiply(columns)
+            if columns.short_name in unscaled:
+                assert not layer.bias, layer.name
+                return result
+            scaled = result.value
+            if result.row_scale is not None:
+                name = f"{columns.short_name}_rescaled"
+                scaled = graph.op("Mul", [scaled, result.row_scale], name)
+            if layer.bias:
+                biases = self._weights.biases(layer, columns)
+                scaled = graph.op("Add", [scaled, biases], f"{columns.short_name}_biased")
+            return Product(value=scaled)
+
+        outputs = layer.columns
+        if self._separately or len(outputs) == 1:
+            return [product(columns) for columns in outputs]
+        whole = product(layer.all_columns).value
+        sizes, names = [o.size for o in outputs], [o.short_name for o in outputs]
+        return [Product(value=part) for part in graph.split(whole, sizes, names)]
+
+    def _multiply(
+        self, value: ir.Value, layer: LinearLayer, row_scale: ir.Value | None
+    ) -> Multiply:
+        weights, smoothing = self._weights, self._smoothing
+        kind, activations = self._precision.weights, self._precision.activations
+        if kind == "int4":
+            return self._by_weights(
+                value, row_scale, lambda columns: weights.int4_blocks(layer, columns)
+            )
+        if kind == "int8" and activations == "float":
+            return self._by_weights(
+                value, row_scale, lambda columns: weights.int8_blocks(layer, columns)
+            )
+        if self._precision.is_float or (
+            kind == "int8" and smoothing is not None and smoothing.needs_floats(layer.name)
+        ):
+            return self._by_weights(
+                value, row_scale, lambda columns: weights.floats(layer, columns)
+            )
         if self._on_cpu:
-            return self._product_of_rows(value, layer, calibration)
+            return self._by_rows(value, layer, row_scale)
+        rounded = self._rounded(value, layer)
+        return self._by_weights(
+            rounded, row_scale, lambda columns: weights.channels(layer, columns, kind)
+        )
+
+    def _by_weights(
+        self,
+        value: ir.Value,
+        row_scale: ir.Value | None,
+        weight: Callable[[Columns], ir.Value],
+    ) -> Multiply:
+        def multiply(columns: Columns) -> Product:
+            product = self._graph.op("MatMul", [value, weight(columns)], columns.short_name)
+            return Product(value=product, row_scale=row_scale)
+
+        return multiply
+
+    def _rounded(self, value: ir.Value, layer: LinearLayer) -> ir.Value:
+        """Round to int8 or fp8 with one scale for all tokens."""
+        graph, name, calibration = self._graph, layer.short_name, self._calibration
+        assert calibration is not None
         if self._precision.weights == "fp8":
-            weight = self._channel_weight(layer, "fp8")
             zero_point: NDArray[Any] = np.zeros((), ml_dtypes.float8_e4m3fn)
             scale = calibration.fp8_scale(layer.name)
         else:
-            weight = self._channel_weight(layer, "int8")
             zero_point = np.asarray(0, np.int8)
             scale = calibration.int8_scale(layer.name)
         parameters = [
@@ -114,13 +213,14 @@ class LinearLayers:
             graph.constant(zero_point),
         ]
         codes = graph.op("QuantizeLinear", [value, *parameters], f"{name}_codes")
-        rounded = graph.op("DequantizeLinear", [codes, *parameters], f"{name}_rounded")
-        return graph.op("MatMul", [rounded, weight], name)
+        return graph.op("DequantizeLinear", [codes, *parameters], f"{name}_rounded")
 
-    def _product_of_rows(
-        self, value: ir.Value, layer: LinearLayer, calibration: Calibration
-    ) -> ir.Value:
+    def _by_rows(
+        self, value: ir.Value, layer: LinearLayer, outer_scale: ir.Value | None
+    ) -> Multiply:
         """Multiply rows of int8, each with a scale of its own.
+
+        A row of zeros has scale 0; whatever codes dividing by it gives, the result is zero again.
 
         ONNX has the product of integers and the scaling of its result as two operators; ONNX
         Runtime's own one does both in one pass.
@@ -141,24 +241,22 @@ class LinearLayers:
         codes = graph.op(
             "QuantizeLinear", [value, flat, self._zero_points], f"{name}_codes", {"axis": 0}
         )
-        shape = (layer.in_features, layer.out_features)
-        weight = graph.weight(
-            f"{layer.name}.weight", shape, ir.DataType.INT8,
-            lambda: calibration.int8_codes(layer.name),
-        )  # fmt: skip
-        scale = graph.weight(
-            f"{layer.name}.scale", (layer.out_features,), self._dtype,
-            lambda: calibration.int8_weight_scales(layer.name),
-        )  # fmt: skip
+        if outer_scale is not None:  # it changes a row's scale, and no code
+            row_scale = graph.op("Mul", [row_scale, outer_scale], f"{name}_whole_scale")
         one = graph.constant(np.asarray(1, np.float32))
         zero_point = graph.constant(np.asarray(_ZERO_POINT, np.uint8))
-        product = graph.op(
-            "MatMulIntegerToFloat",
-            [codes, weight, one, scale, zero_point],
-            name,
-            domain="com.microsoft",
-        )
-        return graph.op("Mul", [product, row_scale], f"{name}_rescaled")
+
+        def multiply(columns: Columns) -> Product:
+            weight, scales = self._weights.codes_and_scales(layer, columns)
+            product = graph.op(
+                "MatMulIntegerToFloat",
+                [codes, weight, one, scales, zero_point],
+                columns.short_name,
+                domain="com.microsoft",
+            )
+            return Product(value=product, row_scale=row_scale)
+
+        return multiply
 
     def _row_scale(self, value: ir.Value, name: str) -> ir.Value:
         """Scale that brings each row's largest element to 127: ``[T, 1]``."""
@@ -166,8 +264,6 @@ class LinearLayers:
         last_axis = graph.constant(np.asarray([-1], np.int64))
         absolute = graph.op("Abs", [value], f"{name}_absolute")
         largest = graph.op("ReduceMax", [absolute, last_axis], f"{name}_largest", {"keepdims": 1})
-        floor = graph.constant(np.asarray(_SMALLEST_ROW, self._numpy_dtype))
-        largest = graph.op("Max", [largest, floor], f"{name}_row_range")
         step = graph.constant(np.asarray(1 / 127, self._numpy_dtype))
         return graph.op("Mul", [largest, step], f"{name}_row_scale")
 
@@ -182,99 +278,3 @@ class LinearLayers:
         rotated = graph.op("MatMul", [blocks, matrix], f"{name}_rotated_blocks")
         whole = graph.constant(np.asarray([-1, layer.in_features], np.int64))
         return graph.op("Reshape", [rotated, whole], f"{name}_rotated")
-
-    def _float_weight(self, layer: LinearLayer) -> ir.Value:
-        return self._graph.weight(
-            f"{layer.name}.weight",
-            (layer.in_features, layer.out_features),
-            self._dtype,
-            lambda: layer.read_weight(self._checkpoint, self._numpy_dtype, self._smoothing),
-        )
-
-    def _read(self, layer: LinearLayer) -> NDArray[np.float32]:
-        return layer.read_weight(self._checkpoint, np.dtype(np.float32), self._smoothing)
-
-    def _channel_weight(self, layer: LinearLayer, kind: str) -> ir.Value:
-        """Weights in int8 or fp8 with a scale an output channel."""
-        scales_of, to_codes, dtype = {
-            "int8": (rounding.int8_channel_scales, rounding.to_int8, ir.DataType.INT8),
-            "fp8": (rounding.fp8_channel_scales, rounding.to_fp8, ir.DataType.FLOAT8E4M3FN),
-        }[kind]
-
-        def codes() -> NDArray[Any]:
-            weight = self._read(layer)
-            return to_codes(weight, self._stored(scales_of(weight)))
-
-        return self._dequantised(
-            layer, dtype, codes, (layer.out_features,), lambda: scales_of(self._read(layer)),
-            {"axis": 1},
-        )  # fmt: skip
-
-    def _int8_only_weight(self, layer: LinearLayer) -> ir.Value:
-        block = rounding.block_size(layer.in_features) if self._on_cpu else None
-        if block is None:
-            return self._channel_weight(layer, "int8")
-
-        def codes() -> NDArray[Any]:
-            weight = self._read(layer)
-            return rounding.to_int8_blocks(weight, rounding.int8_block_scales(weight, block))
-
-        return self._dequantised(
-            layer, ir.DataType.INT8, codes, (layer.in_features // block, layer.out_features),
-            lambda: rounding.int8_block_scales(self._read(layer), block),
-            {"axis": 0, "block_size": block},
-        )  # fmt: skip
-
-    def _int4_weight(self, layer: LinearLayer) -> ir.Value:
-        block = rounding.block_size(layer.in_features)
-        if block is None:
-            raise UnsupportedModel(
-                f"{layer.name} has {layer.in_features} inputs, which no block of 16 or 32 "
-                "divides: int4 needs that; choose int8"
-            )
-        calibration = self._calibration
-        assert calibration is not None
-        return self._dequantised(
-            layer,
-            ir.DataType.INT4,
-            lambda: calibration.int4_codes(layer.name).astype(ml_dtypes.int4),
-            (layer.in_features // block, layer.out_features),
-            lambda: calibration.int4_scales(layer.name),
-            {"axis": 0, "block_size": block},
-        )
-
-    def _dequantised(
-        self,
-        layer: LinearLayer,
-        dtype: ir.DataType,
-        codes: Callable[[], NDArray[Any]],
-        scales_shape: tuple[int, ...],
-        scales: Callable[[], NDArray[np.float32]],
-        attributes: dict[str, Any],
-    ) -> ir.Value:
-        graph = self._graph
-        shape = (layer.in_features, layer.out_features)
-        stored = graph.weight(f"{layer.name}.weight", shape, dtype, codes)
-        if dtype == ir.DataType.INT4 and self._on_cpu:
-            # Folded when the graph is loaded. The runtime's int4 kernel groups rows, and so gives
-            # a text other last bits in other company; its kernel of int8 does not.
-            name = f"{layer.short_name}_codes_int8"
-            stored = graph.op("Cast", [stored], name, {"to": ir.DataType.INT8})
-        name = f"{layer.name}.scale"
-        if "block_size" in attributes and self._on_cpu:
-            # Stored in half, and widened when the graph is loaded: blocks have many scales.
-            halves = graph.weight(
-                name, scales_shape, ir.DataType.FLOAT16, lambda: scales().astype(np.float16)
-            )
-            scale = graph.op("Cast", [halves], f"{layer.short_name}_scale", {"to": self._dtype})
-        else:
-            scale = graph.weight(
-                name, scales_shape, self._dtype, lambda: scales().astype(self._numpy_dtype)
-            )
-        return graph.op(
-            "DequantizeLinear", [stored, scale], f"{layer.short_name}_weight", attributes
-        )
-
-    def _stored(self, scales: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return scales as the graph's float type holds them, so that codes fit them."""
-        return scales.astype(self._numpy_dtype).astype(np.float32)

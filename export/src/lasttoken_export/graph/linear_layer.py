@@ -46,6 +46,31 @@ class Fold:
         return None if self.head_dim is None else changes.rotation(self.linear)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Neighbouring outputs of a linear layer.
+
+    Attributes:
+        name: Name in the graph.
+        start: The first.
+        size: How many.
+    """
+
+    name: str
+    start: int
+    size: int
+
+    @property
+    def as_slice(self) -> slice:
+        """Where they are among all."""
+        return slice(self.start, self.start + self.size)
+
+    @property
+    def short_name(self) -> str:
+        """Name within its layer of the model."""
+        return self.name.rpartition(".")[2]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LinearLayer:
     """What the graph knows of a linear layer.
@@ -55,6 +80,7 @@ class LinearLayer:
         parts: Name in the checkpoint and output elements of each of those side by side.
         in_features: Input elements.
         bias: Whether they have biases.
+        outputs: Name and output elements of each value that is wanted of it.
         fold: Where the smoothing of its inputs goes; None where it stays an operator.
         smooths: Layers whose smoothing goes into this one, each with the first of the output
             columns that it divides.
@@ -64,6 +90,7 @@ class LinearLayer:
     parts: tuple[tuple[str, int], ...]
     in_features: int
     bias: bool
+    outputs: tuple[tuple[str, int], ...]
     fold: Fold | None
     smooths: tuple[tuple[Fold, int], ...]
 
@@ -71,6 +98,22 @@ class LinearLayer:
     def out_features(self) -> int:
         """Output elements."""
         return sum(size for _, size in self.parts)
+
+    @property
+    def columns(self) -> list[Columns]:
+        """The columns of each of `outputs`."""
+        starts = np.cumsum([0, *(size for _, size in self.outputs)])
+        assert starts[-1] == self.out_features, self.name
+        prefix = self.name.removesuffix(self.short_name)
+        return [
+            Columns(name=f"{prefix}{name}", start=int(start), size=size)
+            for (name, size), start in zip(self.outputs, starts, strict=False)
+        ]
+
+    @property
+    def all_columns(self) -> Columns:
+        """All outputs together."""
+        return Columns(name=self.name, start=0, size=self.out_features)
 
     @property
     def rotates_upstream(self) -> bool:
@@ -88,15 +131,28 @@ class LinearLayer:
         return self.name.rpartition(".")[2]
 
     def read_weight(
-        self, checkpoint: Checkpoint, dtype: np.dtype[Any], changes: InputChanges | None
+        self,
+        checkpoint: Checkpoint,
+        dtype: np.dtype[Any],
+        changes: InputChanges | None,
+        columns: slice = slice(None),
     ) -> NDArray[Any]:
-        """Return the weights ``[in, out]``, smoothed and rotated where there are changes."""
+        """Return the weights ``[in, out]``, smoothed and rotated where there are changes.
+
+        Args:
+            checkpoint: Has them.
+            dtype: Of the answer.
+            changes: What calibration asks for; None for the weights as they are.
+            columns: The outputs wanted; no more is read.
+        """
         # Factors are applied in float32, whatever the weights end in.
         kept = dtype if changes is None else np.dtype(np.float32)
-        fused = np.empty((self.in_features, self.out_features), kept)
+        fused = np.zeros((self.in_features, self.out_features), kept)
+        first, behind, _ = columns.indices(self.out_features)
         column = 0
         for part, size in self.parts:
-            fused[:, column : column + size] = checkpoint.read(f"{part}.weight").T
+            if column < behind and column + size > first:
+                fused[:, column : column + size] = checkpoint.read(f"{part}.weight").T
             column += size
         if changes is not None:
             fused *= changes.factors(self.name)[:, None]
@@ -104,7 +160,7 @@ class LinearLayer:
             block = changes.rotation(self.name)
             if block is not None:
                 fused = rotate_rows(fused, block)
-        return fused.astype(dtype, copy=False)
+        return fused[:, columns].astype(dtype, copy=False)
 
     def read_bias(
         self, checkpoint: Checkpoint, dtype: np.dtype[Any], changes: InputChanges | None

@@ -37,17 +37,21 @@ class NomicBertGraph(EncoderGraph):
             first_type = graph.op("Gather", [types, axis_0], "first_type", {"axis": 0})
             return self._norm("emb_ln", graph.op("Add", [hidden, first_type], "typed"))
 
-    def _layer(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
+    def _layer(
+        self, index: int, hidden: ir.Value, context: LayerContext, wanted: ir.Value | None
+    ) -> ir.Value:
         graph, config, size = self._graph, self._config, self._config.hidden_size
-        prefix, inner = f"encoder.layers.{index}", config.intermediate_size
+        prefix = f"encoder.layers.{index}"
         assert context.rotary is not None
         # What enters the other layers is a residual too: it cannot be scaled.
         out_fold = Fold.one_to_one(f"{prefix}.attn.out_proj", size, head_dim=config.head_dim)
-        down_fold = Fold.one_to_one(f"{prefix}.mlp.fc2", inner)
-        qkv = self._linear(
-            [(f"{prefix}.attn.Wqkv", 3 * size)], hidden, size, smooths=[(out_fold, 2 * size)]
+        queries_keys, values = self._blocks.linear(
+            [(f"{prefix}.attn.Wqkv", 3 * size)],
+            hidden,
+            size,
+            outputs=[("queries_keys", 2 * size), ("values", size)],
+            smooths=[(out_fold, 2 * size)],
         )
-        queries_keys, values = graph.split(qkv, [2 * size, size], ["queries_keys", "values"])
         attended = build_attention(
             graph,
             build_rotary(
@@ -59,17 +63,18 @@ class NomicBertGraph(EncoderGraph):
             num_kv_heads=config.num_heads,
             head_dim=config.head_dim,
             key_mask=context.key_mask,
+            wanted=wanted,
         )
-        projected = self._linear([(out_fold.linear, size)], attended, size, fold=out_fold)
+        hidden = self._wanted(hidden, wanted)
+        (projected,) = self._blocks.linear([(out_fold.linear, size)], attended, size, fold=out_fold)
         hidden = graph.op("Add", [projected, hidden], "attention_residual")
         hidden = self._norm(f"{prefix}.norm1", hidden)
-        up_gate = self._linear(
-            [(f"{prefix}.mlp.fc11", inner), (f"{prefix}.mlp.fc12", inner)],
-            hidden, size, f"{prefix}.mlp.fc11_fc12", smooths=[(down_fold, 0)],
-        )  # fmt: skip
-        up, gate = graph.split(up_gate, [inner, inner], ["up", "gate"])
-        silu = graph.op("Mul", [gate, graph.op("Sigmoid", [gate], "gate_sigmoid")], "silu")
-        activated = graph.op("Mul", [up, silu], "activated")
-        down = self._linear([(down_fold.linear, size)], activated, inner, fold=down_fold)
+        down = self._blocks.swiglu(
+            [("up", f"{prefix}.mlp.fc11"), ("gate", f"{prefix}.mlp.fc12")],
+            hidden,
+            name=f"{prefix}.mlp.fc11_fc12",
+            down=f"{prefix}.mlp.fc2",
+            inner=config.intermediate_size,
+        )
         hidden = graph.op("Add", [down, hidden], "mlp_residual")
         return self._norm(f"{prefix}.norm2", hidden)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +15,18 @@ from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.attention import RotaryCaches, rotary_cache_arrays
 from lasttoken_export.graph.builder import GraphBuilder
 from lasttoken_export.graph.linear import LinearLayers
+from lasttoken_export.graph.linear_blocks import LinearBlocks
 from lasttoken_export.graph.linear_layer import Fold, LinearLayer
 from lasttoken_export.graph.packed_rows import PackedRows, build_packed_rows
-from lasttoken_export.graph.pooling import POOLINGS, build_l2_normalize, build_layer_norm
+from lasttoken_export.graph.pooling import (
+    build_l2_normalize,
+    build_layer_norm,
+    build_mean,
+    pooled_tokens,
+)
+from lasttoken_export.graph.word_embeddings import build_float_words, build_int8_words
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
-from lasttoken_export.quantisation.weights import (
-    block_size,
-    in_half_precision,
-    int8_channel_scales,
-    to_int8,
-)
 
 FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
     "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
@@ -41,7 +41,7 @@ class EmbeddingContract:
     """What a model's authors say about its vectors, beyond its weights.
 
     Attributes:
-        pooling: One of `POOLINGS`.
+        pooling: One of `pooling.POOLINGS`.
         attention: ``causal`` or ``bidirectional``.
         layer_norm: Whether the pooled vector passes a layer norm without weights.
     """
@@ -120,9 +120,11 @@ class PackedGraph(ABC):
             numpy_dtype=self._numpy_dtype,
             calibration=calibration,
         )
+        self._blocks = LinearBlocks(
+            self._graph, self._linears, hidden_size=checkpoint.config.hidden_size
+        )
         # TensorRT takes int8 only between QuantizeLinear and DequantizeLinear.
         self._int8_embeddings = not PRECISIONS[precision].is_float and target == "onnxruntime"
-        self._recorded: list[tuple[LinearLayer, ir.Value]] = []
 
     def build(self, *, rotary_positions: int, version: str) -> ir.Model:
         """Return the model; its weights are read only when it is saved.
@@ -145,14 +147,17 @@ class PackedGraph(ABC):
         rows = build_packed_rows(graph, input_ids, row_lengths, slots)
         context = self._context(rows, rotary_positions)
         hidden = self._embeddings(input_ids, rows)
+        last = self._num_layers - 1
+        pooled_token = pooled_tokens(self._contract.pooling, rows)
+        wanted = pooled_token if self._linears.takes_rows_alone else None
         for index in range(self._num_layers):
             with graph.scope(f"layers.{index}"):
-                hidden = self._layer(index, hidden, context)
-        pool = POOLINGS[self._contract.pooling]
-        if self._contract.pooling == "mean":
-            pooled = pool(graph, self._final_norm(hidden), rows)
-        else:  # pooled first: the norm of B rows, not of T
-            pooled = self._final_norm(pool(graph, hidden, rows))
+                hidden = self._layer(index, hidden, context, wanted if index == last else None)
+        if wanted is None:
+            hidden = self._wanted(hidden, pooled_token)
+        pooled = self._final_norm(hidden)
+        if pooled_token is None:
+            pooled = build_mean(graph, pooled, rows)
         if self._contract.layer_norm:
             pooled = build_layer_norm(graph, pooled, dimensions=dimensions)
         embedding = build_l2_normalize(graph, pooled, "embedding")
@@ -178,14 +183,14 @@ class PackedGraph(ABC):
             size = self._checkpoint.config.hidden_size
             hidden = graph.input("hidden", self._dtype, ["tokens", size])
         with graph.scope(f"layers.{index}"):
-            hidden = self._layer(index, hidden, context)
+            hidden = self._layer(index, hidden, context, None)
         # The same value may enter two layers; an output must be there once.
-        outputs = [hidden, *(graph.op("Identity", [v], "input") for _, v in self._recorded)]
+        outputs = [hidden, *(graph.op("Identity", [v], "input") for _, v in self._blocks.recorded)]
         for output in outputs:
             output.dtype = self._dtype
         return CalibrationLayer(
             model=graph.model(outputs, producer="lasttoken-export", version="0"),
-            linears=tuple(layer for layer, _ in self._recorded),
+            linears=tuple(layer for layer, _ in self._blocks.recorded),
             needs_hidden=index > 0,
         )
 
@@ -198,86 +203,36 @@ class PackedGraph(ABC):
         """Record what comes before the first layer: ``[T, hidden]``."""
 
     @abstractmethod
-    def _layer(self, index: int, hidden: ir.Value, context: LayerContext) -> ir.Value:
-        """Record one layer: ``[T, hidden]`` to ``[T, hidden]``."""
+    def _layer(
+        self, index: int, hidden: ir.Value, context: LayerContext, wanted: ir.Value | None
+    ) -> ir.Value:
+        """Record one layer: ``[T, hidden]`` to ``[T, hidden]``.
+
+        Args:
+            index: The layer, from 0.
+            hidden: ``[T, hidden]``.
+            context: What all layers share.
+            wanted: ``[B]`` packed indices of the tokens that are wanted of it, all that is
+                computed behind attention; None for all.
+        """
+
+    def _wanted(self, hidden: ir.Value, wanted: ir.Value | None) -> ir.Value:
+        """Record the choice of the wanted tokens of ``[T, hidden]``, for all that comes behind."""
+        if wanted is None:
+            return hidden
+        self._linears.begin_rows()
+        return self._graph.op("Gather", [hidden, wanted], "wanted", {"axis": 0})
 
     def _final_norm(self, hidden: ir.Value) -> ir.Value:
         """Record the norm behind the last layer, where there is one."""
         return hidden
 
-    def _linear(
-        self,
-        parts: Sequence[tuple[str, int]],
-        value: ir.Value,
-        in_features: int,
-        name: str | None = None,
-        *,
-        bias: bool = False,
-        fold: Fold | None = None,
-        smooths: Sequence[tuple[Fold, int]] = (),
-    ) -> ir.Value:
-        """Multiply by the weights of one or several linear layers, side by side.
-
-        Args:
-            parts: Name in the checkpoint and output elements of each.
-            value: ``[T, in_features]``.
-            in_features: Input elements.
-            name: Name in the graph; None for the only part's.
-            bias: Whether they have biases.
-            fold: Where the smoothing of ``value`` goes; None where nothing upstream can take it.
-            smooths: Layers whose smoothing goes into this one: each with the first of the output
-                columns that it divides.
-        """
-        layer = LinearLayer(
-            name=name or parts[0][0],
-            parts=tuple(parts),
-            in_features=in_features,
-            bias=bias,
-            fold=fold,
-            smooths=tuple(smooths),
-        )
-        self._recorded.append((layer, value))
-        product = self._linears.multiply(value, layer)
-        if not bias:
-            return product
-        biases = self._graph.weight(
-            f"{layer.name}.bias",
-            (layer.out_features,),
-            self._dtype,
-            lambda: layer.read_bias(self._checkpoint, self._numpy_dtype, self._linears.smoothing),
-        )
-        return self._graph.op("Add", [product, biases], f"{layer.short_name}_biased")
-
     def _embed(self, name: str, shape: tuple[int, int], input_ids: ir.Value) -> ir.Value:
         """Look the tokens up in the table of word embeddings: ``[T, hidden]``."""
-        graph = self._graph
-        if not self._int8_embeddings:
-            return graph.op("Gather", [self._tensor(name, shape), input_ids], "words", {"axis": 0})
-
-        words, size = shape
-        blocks = size // (block_size(size) or size)
-
-        def read() -> NDArray[np.float32]:
-            return self._checkpoint.read(name).astype(np.float32).reshape(words, blocks, -1)
-
-        def scales() -> NDArray[np.float32]:
-            return in_half_precision(int8_channel_scales(read().transpose(2, 0, 1)))
-
-        table = graph.weight(
-            name, (words, blocks, size // blocks), ir.DataType.INT8,
-            lambda: to_int8(read(), scales()[..., None]),
-        )  # fmt: skip
-        scale = graph.weight(
-            f"{name}.scale", (words, blocks, 1), ir.DataType.FLOAT16,
-            lambda: scales()[..., None].astype(np.float16),
-        )  # fmt: skip
-        found = []
-        for what, stored in (("codes", table), ("scales", scale)):
-            rows = graph.op("Gather", [stored, input_ids], f"word_{what}", {"axis": 0})
-            found.append(graph.op("Cast", [rows], f"word_{what}_floats", {"to": self._dtype}))
-        product = graph.op("Mul", found, "word_blocks")
-        flat = graph.constant(np.asarray([-1, size], np.int64))
-        return graph.op("Reshape", [product, flat], "words")
+        place = (self._graph, self._checkpoint, name, shape, input_ids)
+        if self._int8_embeddings:
+            return build_int8_words(*place, dtype=self._dtype)
+        return build_float_words(*place, dtype=self._dtype, numpy_dtype=self._numpy_dtype)
 
     def _layer_norm(self, name: str, value: ir.Value, *, size: int, epsilon: float) -> ir.Value:
         """Normalise ``[T, size]`` to mean 0 and variance 1, with weight and bias."""

@@ -12,14 +12,17 @@ SQUARED_NORM_FLOOR = 1e-24
 """Keeps the division finite; the square of torch.nn.functional.normalize's eps of 1e-12."""
 
 
-def build_last_token(graph: GraphBuilder, hidden: ir.Value, rows: PackedRows) -> ir.Value:
-    """Gather each row's last token: ``hidden [T, D]`` to ``[B, D]``."""
-    return graph.op("Gather", [hidden, rows.last_tokens], "last_token", {"axis": 0})
+def pooled_tokens(pooling: str, rows: PackedRows) -> ir.Value | None:
+    """Return ``[B]``, the packed index of the one token of each row that is pooled.
 
+    Args:
+        pooling: One of `POOLINGS`.
+        rows: The batch's indices.
 
-def build_first_token(graph: GraphBuilder, hidden: ir.Value, rows: PackedRows) -> ir.Value:
-    """Gather each row's first token, the CLS: ``hidden [T, D]`` to ``[B, D]``."""
-    return graph.op("Gather", [hidden, rows.first_tokens], "first_token", {"axis": 0})
+    Returns:
+        The last token, or the first, the CLS; None for a mean of all.
+    """
+    return {"last_token": rows.last_tokens, "cls": rows.first_tokens, "mean": None}[pooling]
 
 
 def build_mean(graph: GraphBuilder, hidden: ir.Value, rows: PackedRows) -> ir.Value:
@@ -45,7 +48,7 @@ def build_mean(graph: GraphBuilder, hidden: ir.Value, rows: PackedRows) -> ir.Va
         return graph.op("Div", [summed, graph.op("Unsqueeze", [lengths, axis_1], "count")], "mean")
 
 
-POOLINGS = {"last_token": build_last_token, "cls": build_first_token, "mean": build_mean}
+POOLINGS = ("last_token", "cls", "mean")
 """By the name in the catalogue."""
 
 

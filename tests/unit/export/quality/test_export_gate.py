@@ -125,7 +125,7 @@ def test_corrupted_scales_are_refused(folder, tmp_path, monkeypatch):
 
     def save_with_shuffled_scales(model, path, **options):
         if path.name == "encoder.onnx":
-            scale = model.graph.initializers["layers.1.mlp.gate_up_proj.scale"]
+            scale = model.graph.initializers["layers.1.mlp.gate.scale"]
             shuffled = np.roll(scale.const_value.numpy(), 7, axis=-1)
             scale.const_value = exporter.ir.Tensor(shuffled, name=scale.name)
         save(model, path, **options)

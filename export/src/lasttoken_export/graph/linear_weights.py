@@ -1,0 +1,176 @@
+"""Weights of linear layers as a graph stores them, in each precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from lasttoken_export.checkpoint import Checkpoint
+from lasttoken_export.errors import UnsupportedModel
+from lasttoken_export.graph.builder import GraphBuilder
+from lasttoken_export.graph.linear_layer import Columns, LinearLayer
+from lasttoken_export.quantisation import weights as rounding
+from lasttoken_export.quantisation.calibration import Calibration
+
+
+class LinearWeights:
+    """Records the weights of some output columns of linear layers: ``[in, columns]``.
+
+    Args:
+        graph: Graph under construction.
+        checkpoint: The weights.
+        on_cpu: Whether ONNX Runtime's kernels for blocks read them.
+        dtype: Float type of the graph.
+        numpy_dtype: The same in memory.
+        calibration: Scales of a calibrated precision; None for the others.
+        smoothing: The same where its smoothing is folded into weights; None where none is.
+    """
+
+    def __init__(
+        self,
+        graph: GraphBuilder,
+        checkpoint: Checkpoint,
+        *,
+        on_cpu: bool,
+        dtype: ir.DataType,
+        numpy_dtype: np.dtype[Any],
+        calibration: Calibration | None,
+        smoothing: Calibration | None,
+    ) -> None:
+        self._graph, self._checkpoint, self._on_cpu = graph, checkpoint, on_cpu
+        self._dtype, self._numpy_dtype = dtype, numpy_dtype
+        self._calibration, self._smoothing = calibration, smoothing
+
+    def floats(self, layer: LinearLayer, columns: Columns) -> ir.Value:
+        """In the graph's float type."""
+        return self._graph.weight(
+            f"{columns.name}.weight",
+            (layer.in_features, columns.size),
+            self._dtype,
+            lambda: self._read(layer, columns, self._numpy_dtype),
+        )
+
+    def codes_and_scales(self, layer: LinearLayer, columns: Columns) -> tuple[ir.Value, ir.Value]:
+        """In int8 as calibrated, with a scale a column."""
+        calibration = self._calibration
+        assert calibration is not None
+        codes = self._graph.weight(
+            f"{columns.name}.weight", (layer.in_features, columns.size), ir.DataType.INT8,
+            lambda: calibration.int8_codes(layer.name)[:, columns.as_slice],
+        )  # fmt: skip
+        scales = self._graph.weight(
+            f"{columns.name}.scale", (columns.size,), self._dtype,
+            lambda: calibration.int8_weight_scales(layer.name)[columns.as_slice],
+        )  # fmt: skip
+        return codes, scales
+
+    def channels(self, layer: LinearLayer, columns: Columns, kind: str) -> ir.Value:
+        """In int8 or fp8, rounded to nearest, with a scale a column."""
+        scales_of, to_codes, dtype = {
+            "int8": (rounding.int8_channel_scales, rounding.to_int8, ir.DataType.INT8),
+            "fp8": (rounding.fp8_channel_scales, rounding.to_fp8, ir.DataType.FLOAT8E4M3FN),
+        }[kind]
+
+        def codes() -> NDArray[Any]:
+            weight = self._read(layer, columns)
+            return to_codes(weight, self._stored(scales_of(weight)))
+
+        return self._dequantised(
+            layer, columns, dtype, codes, (columns.size,),
+            lambda: scales_of(self._read(layer, columns)), {"axis": 1},
+        )  # fmt: skip
+
+    def int8_blocks(self, layer: LinearLayer, columns: Columns) -> ir.Value:
+        """In int8, with a scale a block of inputs on the CPU and a scale a column elsewhere."""
+        block = rounding.block_size(layer.in_features) if self._on_cpu else None
+        if block is None:
+            return self.channels(layer, columns, "int8")
+
+        def codes() -> NDArray[Any]:
+            weight = self._read(layer, columns)
+            return rounding.to_int8_blocks(weight, rounding.int8_block_scales(weight, block))
+
+        return self._dequantised(
+            layer, columns, ir.DataType.INT8, codes, (layer.in_features // block, columns.size),
+            lambda: rounding.int8_block_scales(self._read(layer, columns), block),
+            {"axis": 0, "block_size": block},
+        )  # fmt: skip
+
+    def int4_blocks(self, layer: LinearLayer, columns: Columns) -> ir.Value:
+        """In int4 as calibrated, with a scale a block of inputs."""
+        block = rounding.block_size(layer.in_features)
+        if block is None:
+            raise UnsupportedModel(
+                f"{layer.name} has {layer.in_features} inputs, which no block of 16 or 32 "
+                "divides: int4 needs that; choose int8"
+            )
+        calibration = self._calibration
+        assert calibration is not None
+        return self._dequantised(
+            layer,
+            columns,
+            ir.DataType.INT4,
+            lambda: calibration.int4_codes(layer.name)[:, columns.as_slice].astype(ml_dtypes.int4),
+            (layer.in_features // block, columns.size),
+            lambda: calibration.int4_scales(layer.name)[:, columns.as_slice],
+            {"axis": 0, "block_size": block},
+        )
+
+    def biases(self, layer: LinearLayer, columns: Columns) -> ir.Value:
+        """In the graph's float type: ``[columns]``."""
+        return self._graph.weight(
+            f"{columns.name}.bias",
+            (columns.size,),
+            self._dtype,
+            lambda: layer.read_bias(self._checkpoint, self._numpy_dtype, self._smoothing)[
+                columns.as_slice
+            ],
+        )
+
+    def _read(
+        self, layer: LinearLayer, columns: Columns, dtype: np.dtype[Any] | None = None
+    ) -> NDArray[Any]:
+        dtype = dtype or np.dtype(np.float32)
+        return layer.read_weight(self._checkpoint, dtype, self._smoothing, columns.as_slice)
+
+    def _dequantised(
+        self,
+        layer: LinearLayer,
+        columns: Columns,
+        dtype: ir.DataType,
+        codes: Callable[[], NDArray[Any]],
+        scales_shape: tuple[int, ...],
+        scales: Callable[[], NDArray[np.float32]],
+        attributes: dict[str, Any],
+    ) -> ir.Value:
+        graph = self._graph
+        shape = (layer.in_features, columns.size)
+        stored = graph.weight(f"{columns.name}.weight", shape, dtype, codes)
+        if dtype == ir.DataType.INT4 and self._on_cpu:
+            # Folded when the graph is loaded. The runtime's int4 kernel groups rows, and so gives
+            # a text other last bits in other company; its kernel of int8 does not.
+            name = f"{columns.short_name}_codes_int8"
+            stored = graph.op("Cast", [stored], name, {"to": ir.DataType.INT8})
+        name = f"{columns.name}.scale"
+        if "block_size" in attributes and self._on_cpu:
+            # Stored in half, and widened when the graph is loaded: blocks have many scales.
+            halves = graph.weight(
+                name, scales_shape, ir.DataType.FLOAT16, lambda: scales().astype(np.float16)
+            )
+            scale = graph.op("Cast", [halves], f"{columns.short_name}_scale", {"to": self._dtype})
+        else:
+            scale = graph.weight(
+                name, scales_shape, self._dtype, lambda: scales().astype(self._numpy_dtype)
+            )
+        return graph.op(
+            "DequantizeLinear", [stored, scale], f"{columns.short_name}_weight", attributes
+        )
+
+    def _stored(self, scales: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return scales as the graph's float type holds them, so that codes fit them."""
+        return scales.astype(self._numpy_dtype).astype(np.float32)
