@@ -10,9 +10,11 @@ import pytest
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.quantisation.calibration import Calibration, scheme_of
+from lasttoken_export.server_modules import server_module
 from parity.test_architectures import CASES, build
 
 NAMES = ("qwen2", "bert, mean", "nomic")
@@ -70,17 +72,22 @@ def session_of(model, folder, precision, target):
     ).build(rotary_positions=512, version="0")
     path = folder / f"{precision}-{target}.onnx"
     ir.save(graph, path, external_data=f"{path.name}.data")
+    module = server_module(ENCODER, "onnxruntime_engine")
+    return module.OnnxRuntimeEngine(path, runtime="onnxruntime-cpu", intra_op_threads=0)
+
+
+def optimised_kinds(folder, path):
+    """Operators of a graph as ONNX Runtime runs it."""
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return {node.op_type for node in ir.load(folder / "optimised.onnx").graph}
 
 
-def encode(session, rows):
+def encode(engine, rows):
     lengths = np.array([len(row) for row in rows], np.int32)
-    slots = np.zeros(lengths.max(), np.int32)
-    feeds = {"input_ids": np.concatenate(rows), "row_lengths": lengths, "slots": slots}
-    return session.run(None, feeds)[0]
+    return engine.encode(np.concatenate(rows), lengths)
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
@@ -134,7 +141,7 @@ def test_quantised_vectors_stay_close(name, precision, target, mean, models, tmp
     if target == "onnxruntime":  # a row's vector does not depend on its neighbours
         alone = np.concatenate([encode(session, [row]) for row in token_rows(2)])
         assert np.array_equal(alone, quantised)
-        kinds = {node.op_type for node in ir.load(tmp_path / "optimised.onnx").graph}
+        kinds = optimised_kinds(tmp_path, tmp_path / f"{precision}-{target}.onnx")
         assert ("MatMulIntegerToFloat" if precision == "int8" else "MatMulNBits") in kinds
         assert "DynamicQuantizeLinear" not in kinds
 
@@ -192,3 +199,33 @@ def test_the_last_layer_computes_the_pooled_tokens_alone(name, counts, precision
     }
     _, *seen = session.run(None, feeds)
     assert [len(hidden) for hidden in seen] == counts
+
+
+@pytest.mark.parametrize("precision", ["int8-weights", "int4"])
+def test_weights_in_blocks_multiply_inputs_in_floats(precision, models, tmp_path):
+    """Against the same weights, widened and multiplied in float32 operator by operator."""
+    engine = session_of(models("qwen2"), tmp_path, precision, "onnxruntime")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    path = tmp_path / f"{precision}-onnxruntime.onnx"
+    plain = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rows = token_rows(2)
+    feeds = {
+        "input_ids": np.concatenate(rows),
+        "row_lengths": np.array([len(row) for row in rows], np.int32),
+        "slots": np.zeros(90, np.int32),
+    }
+    assert np.abs(encode(engine, rows) - plain.run(None, feeds)[0]).max() < 1e-5
+
+
+@pytest.mark.parametrize(("precision", "least"), [("int8-weights", 2), ("int8", 1), ("fp32", 1)])
+def test_one_token_alone_is_computed_twice_where_it_has_a_kernel_of_its_own(
+    precision, least, models, tmp_path
+):
+    engine = session_of(models("qwen2"), tmp_path, precision, "onnxruntime")
+    for lengths, tokens in (([1], least), ([1, 1], 2), ([2], 2), ([1, 4], 5)):
+        assert engine.computed_work(np.array(lengths, np.int32)).tokens == tokens
+    alone = encode(engine, [np.array([5], np.int32)])
+    assert alone.shape == (1, engine.dimensions)
+    together = encode(engine, [np.array([5], np.int32), *token_rows(2)])
+    assert np.array_equal(together[0], alone[0])

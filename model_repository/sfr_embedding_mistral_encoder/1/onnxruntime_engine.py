@@ -40,6 +40,8 @@ def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.Inf
     # Every batch has shapes of its own: planned memory would be planned anew each time.
     options.enable_mem_pattern = False
     options.add_session_config_entry(SESSION_OPTION, "1")
+    # Weights in blocks are for floats: left to itself, the CPU rounds their inputs to int8.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     with kept_environment():  # the process's first session would change this thread's for good
         session = ort.InferenceSession(graph, options, providers=[provider])
     # Another provider would be a silent fallback to a far slower device.
@@ -71,20 +73,27 @@ class OnnxRuntimeEngine:
     def __init__(self, graph: Path, *, runtime: str, intra_op_threads: int) -> None:
         self._session = open_session(graph, runtime=runtime, intra_op_threads=intra_op_threads)
         self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
+        # Of weights in blocks, of which one token alone would be multiplied by another kernel.
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self._smallest_batch = int(metadata.get("smallest_batch_tokens", "1"))
         self.dimensions: int = self._session.get_outputs()[0].shape[1]
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """See `engine.Engine.encode`."""
+        copies = self._copies(row_lengths)
         # Only the shape of slots counts: the longest row.
         feeds = {
-            "input_ids": input_ids,
-            "row_lengths": row_lengths,
+            "input_ids": np.tile(input_ids, copies) if copies > 1 else input_ids,
+            "row_lengths": np.tile(row_lengths, copies) if copies > 1 else row_lengths,
             "slots": np.zeros(int(row_lengths.max()), np.int32),
         }
-        return run_session(self._session, feeds)
+        return run_session(self._session, feeds)[: len(row_lengths)]
 
     def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
-        return packed_work(row_lengths)
+        return packed_work(np.tile(row_lengths, self._copies(row_lengths)))
+
+    def _copies(self, row_lengths: NDArray[np.int32]) -> int:
+        return -(-self._smallest_batch // int(row_lengths.sum()))

@@ -6,7 +6,7 @@ a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -111,8 +111,15 @@ class GraphBuilder:
         lazy = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
         return self._tape.initializer(lazy, name=name)
 
-    def model(self, outputs: Sequence[ir.Value], *, producer: str, version: str) -> ir.Model:
-        """Assemble the model from all that was recorded."""
+    def model(
+        self,
+        outputs: Sequence[ir.Value],
+        *,
+        producer: str,
+        version: str,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ir.Model:
+        """Assemble the model from all that was recorded; ``metadata`` is written beside it."""
         graph = ir.Graph(
             self._inputs,
             outputs,
@@ -122,7 +129,11 @@ class GraphBuilder:
             name=self._name,
         )
         return ir.Model(
-            graph, ir_version=IR_VERSION, producer_name=producer, producer_version=version
+            graph,
+            ir_version=IR_VERSION,
+            producer_name=producer,
+            producer_version=version,
+            metadata_props=dict(metadata or {}),
         )
 
     def _unique(self, name: str) -> str:

@@ -101,13 +101,15 @@ class LinearLayers:
         return self._smoothing
 
     @property
-    def takes_rows_alone(self) -> bool:
-        """Whether one row alone gives the bits that it gives among others.
+    def smallest_product_rows(self) -> int:
+        """Rows from which on a row gives the same bits in any company.
 
-        ONNX Runtime multiplies weights in blocks by another kernel where there is one row.
+        ONNX Runtime's CPU provider multiplies one row alone with weights in blocks by another
+        kernel than several.
         """
         kind, activations = self._precision.weights, self._precision.activations
-        return not (self._on_cpu and kind in ("int8", "int4") and activations == "float")
+        in_blocks = self._on_cpu and kind in ("int8", "int4") and activations == "float"
+        return 2 if in_blocks else 1
 
     def begin_rows(self) -> None:
         """Say that the values to come have other rows than those before."""

@@ -151,11 +151,6 @@ class LinearWeights:
         graph = self._graph
         shape = (layer.in_features, columns.size)
         stored = graph.weight(f"{columns.name}.weight", shape, dtype, codes)
-        if dtype == ir.DataType.INT4 and self._on_cpu:
-            # Folded when the graph is loaded. The runtime's int4 kernel groups rows, and so gives
-            # a text other last bits in other company; its kernel of int8 does not.
-            name = f"{columns.short_name}_codes_int8"
-            stored = graph.op("Cast", [stored], name, {"to": ir.DataType.INT8})
         name = f"{columns.name}.scale"
         if "block_size" in attributes and self._on_cpu:
             # Stored in half, and widened when the graph is loaded: blocks have many scales.

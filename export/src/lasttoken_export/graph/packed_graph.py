@@ -28,6 +28,8 @@ from lasttoken_export.graph.word_embeddings import build_float_words, build_int8
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
 
+SMALLEST_BATCH = "smallest_batch_tokens"
+"""Metadata of a graph that must not run with fewer tokens, lest their vectors be of other bits."""
 FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
     "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
     "fp16": (ir.DataType.FLOAT16, np.dtype(np.float16)),
@@ -149,7 +151,8 @@ class PackedGraph(ABC):
         hidden = self._embeddings(input_ids, rows)
         last = self._num_layers - 1
         pooled_token = pooled_tokens(self._contract.pooling, rows)
-        wanted = pooled_token if self._linears.takes_rows_alone else None
+        smallest = self._linears.smallest_product_rows
+        wanted = pooled_token if smallest == 1 else None
         for index in range(self._num_layers):
             with graph.scope(f"layers.{index}"):
                 hidden = self._layer(index, hidden, context, wanted if index == last else None)
@@ -162,7 +165,12 @@ class PackedGraph(ABC):
             pooled = build_layer_norm(graph, pooled, dimensions=dimensions)
         embedding = build_l2_normalize(graph, pooled, "embedding")
         embedding.shape = ir.Shape(["rows", dimensions])
-        return graph.model([embedding], producer="lasttoken-export", version=version)
+        return graph.model(
+            [embedding],
+            producer="lasttoken-export",
+            version=version,
+            metadata={SMALLEST_BATCH: str(smallest)} if smallest > 1 else None,
+        )
 
     def build_layer(self, index: int, *, rotary_positions: int) -> CalibrationLayer:
         """Return the graph of one layer, which needs the memory of that layer only.
