@@ -12,8 +12,10 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quantisation import calibrate
 from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.quantisation.calibration import Calibration, scheme_of
+from lasttoken_export.quantisation.rotated_checkpoint import with_rotated_states
 from lasttoken_export.server_modules import server_module
 from parity.test_architectures import CASES, build
 
@@ -229,3 +231,31 @@ def test_one_token_alone_is_computed_twice_where_it_has_a_kernel_of_its_own(
     assert alone.shape == (1, engine.dimensions)
     together = encode(engine, [np.array([5], np.int32), *token_rows(2)])
     assert np.array_equal(together[0], alone[0])
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "mistral, mean", "qwen2, both directions"])
+def test_rotated_hidden_states_make_the_same_vectors(name, models, tmp_path):
+    checkpoint, contract, scales = models(name)
+    rotated = with_rotated_states(checkpoint)
+    plain = session_of(models(name), tmp_path, "fp32", "onnxruntime")
+    expected = encode(plain, token_rows(2))
+    engine = session_of((rotated, contract, scales), tmp_path, "fp32", "onnxruntime")
+    np.testing.assert_allclose(encode(engine, token_rows(2)), expected, atol=2e-5)
+
+
+def test_an_encoder_is_not_rotated(models):
+    checkpoint = models("bert, mean")[0]
+    assert with_rotated_states(checkpoint) is checkpoint
+
+
+@pytest.mark.parametrize(("name", "kept"), [("bert, mean", True), ("mistral, mean", False)])
+def test_heads_of_an_encoders_first_layers_stay_in_floats(
+    name, kept, models, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(calibrate, "EARLY_DIVISOR", 3)
+    checkpoint, contract, _ = models(name)
+    found = calibrate_model(
+        checkpoint, token_rows(1), precision="int8", contract=contract, folder=tmp_path
+    )
+    heads = sorted(linear for linear in found.manifest["linears"] if "qkv" in linear)
+    assert [found.needs_floats(linear) for linear in heads] == [kept, False, False]

@@ -17,6 +17,7 @@ from lasttoken_export.graph.attention import build_attention, build_key_mask, bu
 from lasttoken_export.graph.linear_layer import Fold
 from lasttoken_export.graph.packed_graph import LayerContext, PackedGraph
 from lasttoken_export.graph.packed_rows import PackedRows
+from lasttoken_export.quantisation.rotated_checkpoint import UNROTATION
 
 
 class DecoderGraph(PackedGraph):
@@ -50,6 +51,14 @@ class DecoderGraph(PackedGraph):
 
     def _final_norm(self, hidden: ir.Value) -> ir.Value:
         return self._rms_norm("norm", hidden)
+
+    def _unrotated(self, pooled: ir.Value) -> ir.Value:
+        if UNROTATION not in self._checkpoint.names():
+            return pooled
+        size = self._config.hidden_size
+        return self._graph.op(
+            "MatMul", [pooled, self._tensor(UNROTATION, (size, size))], "unrotated"
+        )
 
     def _attention_block(
         self, index: int, hidden: ir.Value, context: LayerContext, wanted: ir.Value | None

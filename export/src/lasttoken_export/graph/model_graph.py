@@ -12,7 +12,8 @@ from lasttoken_export.graph.decoder import DecoderGraph
 from lasttoken_export.graph.nomic_bert import NomicBertGraph
 from lasttoken_export.graph.packed_graph import EmbeddingContract, PackedGraph
 from lasttoken_export.precisions import FLOATS, PRECISIONS, find_precision, float_type
-from lasttoken_export.quantisation.calibration import Calibration
+from lasttoken_export.quantisation.calibration import ROWS, Calibration, scheme_of
+from lasttoken_export.quantisation.rotated_checkpoint import with_rotated_states
 
 
 def model_graph(
@@ -41,6 +42,8 @@ def model_graph(
             is calibrated and there is no calibration.
         UnsupportedArchitecture: The contract asks for causal attention of an encoder.
     """
+    if PRECISIONS[precision].is_calibrated and scheme_of(precision, target) == ROWS:
+        checkpoint = with_rotated_states(checkpoint)  # as it was calibrated
     config = checkpoint.config
     found = float_type(precision, target, safe)
     if found is None:

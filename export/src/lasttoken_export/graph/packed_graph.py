@@ -161,6 +161,7 @@ class PackedGraph(ABC):
         pooled = self._final_norm(hidden)
         if pooled_token is None:
             pooled = build_mean(graph, pooled, rows)
+        pooled = self._unrotated(pooled)
         if self._contract.layer_norm:
             pooled = build_layer_norm(graph, pooled, dimensions=dimensions)
         embedding = build_l2_normalize(graph, pooled, "embedding")
@@ -223,6 +224,10 @@ class PackedGraph(ABC):
             wanted: ``[B]`` packed indices of the tokens that are wanted of it, all that is
                 computed behind attention; None for all.
         """
+
+    def _unrotated(self, pooled: ir.Value) -> ir.Value:
+        """Record the way back from rotated hidden states, where the model has them."""
+        return pooled
 
     def _wanted(self, hidden: ir.Value, wanted: ir.Value | None) -> ir.Value:
         """Record the choice of the wanted tokens of ``[T, hidden]``, for all that comes behind."""

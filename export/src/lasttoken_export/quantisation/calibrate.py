@@ -23,6 +23,7 @@ from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import (
     MANIFEST,
+    ROWS,
     Calibration,
     layer_file,
     scheme_of,
@@ -30,11 +31,15 @@ from lasttoken_export.quantisation.calibration import (
 from lasttoken_export.quantisation.input_changes import LayerChanges
 from lasttoken_export.quantisation.layer_runner import LayerRunner, Tokens, packed_batches
 from lasttoken_export.quantisation.observers import make_observer
+from lasttoken_export.quantisation.rotated_checkpoint import (
+    RotatedCheckpoint,
+    with_rotated_states,
+)
 from lasttoken_export.quantisation.weights import Floats
 
 OnLayer = Callable[[int, int], None]
 EARLY_DIVISOR = 6
-"""The first sixth of the layers is early: measured in docs/precisions.md."""
+"""The first sixth of an encoder's layers is early: measured in docs/precisions.md."""
 
 
 def calibrate_model(
@@ -71,11 +76,14 @@ def calibrate_model(
     if (kept / MANIFEST).is_file():
         return Calibration(kept)
     kept.mkdir(parents=True, exist_ok=True)
+    if scheme == ROWS:
+        checkpoint = with_rotated_states(checkpoint)
     batches = packed_batches(rows)
     tokens = sum(map(len, rows))
     assert PRECISIONS[precision].is_calibrated
     linears: dict[str, int] = {}
     layers = checkpoint.config.num_layers
+    early = 0 if isinstance(checkpoint, RotatedCheckpoint) else layers // EARLY_DIVISOR
     first, hidden = _resume(kept, layers)
     for index in range(first):
         with np.load(layer_file(kept, index)) as file:
@@ -94,7 +102,7 @@ def calibrate_model(
                 checkpoint,
                 tokens=tokens,
                 seed=seed,
-                is_early=index < layers // EARLY_DIVISOR,
+                is_early=index < early,
             )
             for linear in layer.linears
         ]

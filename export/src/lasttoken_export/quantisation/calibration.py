@@ -21,7 +21,7 @@ STATIC_FLOATS_ABOVE = 0.02
 """Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
 row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
-BLOCKS, ROWS, STATIC = "gptq-2", "int8-rows-1", "smoothquant-1"
+BLOCKS, ROWS, STATIC = "gptq-2", "int8-rows-2", "smoothquant-1"
 """Schemes: weights in blocks; int8 with a scale a row of the inputs; int8 and fp8 with one scale
 for all. A change of the arithmetic changes the name."""
 

@@ -10,7 +10,7 @@ from lasttoken_export.errors import InvalidOption
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quantisation.calibrate import calibrate_model
-from unit.export.checkpoints import CONFIG, tensors, write_folder
+from unit.export.checkpoints import tensors, write_folder
 
 ROWS = [np.arange(2, 2 + length, dtype=np.int32) for length in (1, 4, 11, 30)]
 
@@ -76,15 +76,6 @@ def test_fp8_and_int8_share_their_scales(checkpoint, tmp_path):
     )
     assert int8.folder == fp8.folder
     assert int8.folder != calibrate(checkpoint, tmp_path, target="onnxruntime").folder
-
-
-def test_heads_of_the_first_sixth_of_the_layers_stay_in_floats(tmp_path):
-    config = {**CONFIG, "num_hidden_layers": 6}
-    checkpoint = open_checkpoint(write_folder(tmp_path / "six", tensors(config), config=config))
-    found = calibrate(checkpoint, tmp_path / "calibration")
-    kept = {name for name in found.manifest["linears"] if found.needs_floats(name)}
-    assert "layers.0.self_attn.qkv_proj" in kept
-    assert not any(name.endswith("qkv_proj") and ".0." not in name for name in kept)
 
 
 def test_what_calibration_says_of_a_layers_error_is_what_its_codes_do(checkpoint, tmp_path):
