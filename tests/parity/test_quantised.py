@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.graph.linear import LinearLayers
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
@@ -203,13 +204,22 @@ def test_the_last_layer_computes_the_pooled_tokens_alone(name, counts, precision
     assert [len(hidden) for hidden in seen] == counts
 
 
-@pytest.mark.parametrize("precision", ["int8-weights", "int4"])
-def test_weights_in_blocks_multiply_inputs_in_floats(precision, models, tmp_path):
-    """Against the same weights, widened and multiplied in float32 operator by operator."""
-    engine = session_of(models("qwen2"), tmp_path, precision, "onnxruntime")
+@pytest.mark.parametrize("name", NAMES)
+def test_int4_multiplies_inputs_in_floats(name, models, tmp_path, monkeypatch):
+    """Against the same codes, widened and multiplied in float32 operator by operator."""
+    engine = session_of(models(name), tmp_path, "int4", "onnxruntime")
+
+    def dequantised(self, value, layer, row_scale):
+        return self._by_weights(
+            value, row_scale, lambda columns: self._weights.int4_blocks(layer, columns)
+        )
+
+    monkeypatch.setattr(LinearLayers, "_by_int4_blocks", dequantised)
+    (tmp_path / "plain").mkdir()
+    session_of(models(name), tmp_path / "plain", "int4", "onnxruntime")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    path = tmp_path / f"{precision}-onnxruntime.onnx"
+    path = tmp_path / "plain/int4-onnxruntime.onnx"
     plain = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     rows = token_rows(2)
     feeds = {

@@ -40,8 +40,6 @@ def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.Inf
     # Every batch has shapes of its own: planned memory would be planned anew each time.
     options.enable_mem_pattern = False
     options.add_session_config_entry(SESSION_OPTION, "1")
-    # Weights in blocks are for floats: left to itself, the CPU rounds their inputs to int8.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     with kept_environment():  # the process's first session would change this thread's for good
         session = ort.InferenceSession(graph, options, providers=[provider])
     # Another provider would be a silent fallback to a far slower device.

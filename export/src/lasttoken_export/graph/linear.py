@@ -6,7 +6,8 @@
   row's largest element is an outlier, it is rotated before.
 - int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
   the graph; a layer that is too sensitive for it stays in floats.
-- int8 and int4 weights: floats, by DequantizeLinear.
+- int8 and int4 weights alone: floats, by DequantizeLinear, or for int4 on ONNX Runtime's CPU
+  provider by its own product.
 
 How the weights are stored is in `linear_weights`.
 """
@@ -46,6 +47,9 @@ class Product:
     value: ir.Value
     row_scale: ir.Value | None = None
 
+
+_FLOAT_INPUTS = 1
+"""Accuracy level of MatMulNBits in which inputs stay float32."""
 
 Multiply = Callable[[Columns], Product]
 """Records the product of inputs, already made ready, with some columns of the weights."""
@@ -167,6 +171,8 @@ class LinearLayers:
     ) -> Multiply:
         weights, smoothing = self._weights, self._smoothing
         kind, activations = self._precision.weights, self._precision.activations
+        if kind == "int4" and self._on_cpu:
+            return self._by_int4_blocks(value, layer, row_scale)
         if kind == "int4":
             return self._by_weights(
                 value, row_scale, lambda columns: weights.int4_blocks(layer, columns)
@@ -196,6 +202,33 @@ class LinearLayers:
     ) -> Multiply:
         def multiply(columns: Columns) -> Product:
             product = self._graph.op("MatMul", [value, weight(columns)], columns.short_name)
+            return Product(value=product, row_scale=row_scale)
+
+        return multiply
+
+    def _by_int4_blocks(
+        self, value: ir.Value, layer: LinearLayer, row_scale: ir.Value | None
+    ) -> Multiply:
+        """Multiply floats by int4: from a DequantizeLinear ONNX Runtime would round them to int8.
+
+        Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+        """
+
+        def multiply(columns: Columns) -> Product:
+            codes, scales, block = self._weights.packed_int4_blocks(layer, columns)
+            product = self._graph.op(
+                "MatMulNBits",
+                [value, codes, scales],
+                columns.short_name,
+                {
+                    "K": layer.in_features,
+                    "N": columns.size,
+                    "bits": 4,
+                    "block_size": block,
+                    "accuracy_level": _FLOAT_INPUTS,
+                },
+                domain="com.microsoft",
+            )
             return Product(value=product, row_scale=row_scale)
 
         return multiply

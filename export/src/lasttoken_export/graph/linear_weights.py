@@ -103,14 +103,7 @@ class LinearWeights:
 
     def int4_blocks(self, layer: LinearLayer, columns: Columns) -> ir.Value:
         """In int4 as calibrated, with a scale a block of inputs."""
-        block = rounding.block_size(layer.in_features)
-        if block is None:
-            raise UnsupportedModel(
-                f"{layer.name} has {layer.in_features} inputs, which no block of 16 or 32 "
-                "divides: int4 needs that; choose int8"
-            )
-        calibration = self._calibration
-        assert calibration is not None
+        calibration, block = self._int4(layer)
         return self._dequantised(
             layer,
             columns,
@@ -120,6 +113,25 @@ class LinearWeights:
             lambda: calibration.int4_scales(layer.name)[:, columns.as_slice],
             {"axis": 0, "block_size": block},
         )
+
+    def packed_int4_blocks(
+        self, layer: LinearLayer, columns: Columns
+    ) -> tuple[ir.Value, ir.Value, int]:
+        """The same as ONNX Runtime's MatMulNBits takes it: codes, scales and the block."""
+        calibration, block = self._int4(layer)
+        blocks = layer.in_features // block
+        codes = self._graph.weight(
+            f"{columns.name}.weight", (columns.size, blocks, block // 2), ir.DataType.UINT8,
+            lambda: rounding.pack_by_columns(
+                calibration.int4_codes(layer.name)[:, columns.as_slice], block
+            ),
+        )  # fmt: skip
+        scales = self._half_scales(
+            columns,
+            (columns.size, blocks),
+            lambda: calibration.int4_scales(layer.name)[:, columns.as_slice].T,
+        )
+        return codes, scales, block
 
     def biases(self, layer: LinearLayer, columns: Columns) -> ir.Value:
         """In the graph's float type: ``[columns]``."""
@@ -153,11 +165,7 @@ class LinearWeights:
         stored = graph.weight(f"{columns.name}.weight", shape, dtype, codes)
         name = f"{columns.name}.scale"
         if "block_size" in attributes and self._on_cpu:
-            # Stored in half, and widened when the graph is loaded: blocks have many scales.
-            halves = graph.weight(
-                name, scales_shape, ir.DataType.FLOAT16, lambda: scales().astype(np.float16)
-            )
-            scale = graph.op("Cast", [halves], f"{columns.short_name}_scale", {"to": self._dtype})
+            scale = self._half_scales(columns, scales_shape, scales)
         else:
             scale = graph.weight(
                 name, scales_shape, self._dtype, lambda: scales().astype(self._numpy_dtype)
@@ -165,6 +173,29 @@ class LinearWeights:
         return graph.op(
             "DequantizeLinear", [stored, scale], f"{columns.short_name}_weight", attributes
         )
+
+    def _half_scales(
+        self, columns: Columns, shape: tuple[int, ...], scales: Callable[[], NDArray[np.float32]]
+    ) -> ir.Value:
+        """Stored in half, and widened when the graph is loaded: blocks have many scales."""
+        halves = self._graph.weight(
+            f"{columns.name}.scale",
+            shape,
+            ir.DataType.FLOAT16,
+            lambda: scales().astype(np.float16),
+        )
+        name = f"{columns.short_name}_scale"
+        return self._graph.op("Cast", [halves], name, {"to": self._dtype})
+
+    def _int4(self, layer: LinearLayer) -> tuple[Calibration, int]:
+        block = rounding.block_size(layer.in_features)
+        if block is None:
+            raise UnsupportedModel(
+                f"{layer.name} has {layer.in_features} inputs, which no block of 16 or 32 "
+                "divides: int4 needs that; choose int8"
+            )
+        assert self._calibration is not None
+        return self._calibration, block
 
     def _stored(self, scales: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scales as the graph's float type holds them, so that codes fit them."""

@@ -60,6 +60,19 @@ def int4_block_scales(weight: Floats, block: int) -> Floats:
     return in_half_precision(best)
 
 
+def pack_by_columns(codes: NDArray[np.int8], block: int) -> NDArray[np.uint8]:
+    """Pack codes ``[in, out]`` from -8 to 7 for ONNX Runtime's MatMulNBits.
+
+    Returns:
+        ``[out, in / block, block / 2]``, 8 added, the first of two in the lower half of a byte.
+
+    Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    unsigned = (codes.T + 8).astype(np.uint8).reshape(codes.shape[1], -1, block)
+    packed: NDArray[np.uint8] = unsigned[..., 0::2] | (unsigned[..., 1::2] << np.uint8(4))
+    return packed
+
+
 def in_half_precision(scales: Floats) -> Floats:
     """Return scales as float16 holds them, which is how blocks' scales are stored."""
     return scales.astype(np.float16).astype(np.float32)
