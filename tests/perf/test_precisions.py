@@ -8,7 +8,8 @@ from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.quality.verify_repository import open_artefact
 from lasttoken_perf.errors import PeerFailed
-from lasttoken_perf.precisions.artefacts import file_sizes
+from lasttoken_perf.precisions import artefacts
+from lasttoken_perf.precisions.artefacts import export_precisions, file_sizes
 from lasttoken_perf.precisions.engine_process import EngineProcess, rows_of_batch
 from lasttoken_perf.precisions.speed import BARE, SERVED, bare_rows
 from lasttoken_perf.precisions.table import QUALITY, bars, render
@@ -120,3 +121,26 @@ def test_the_share_of_the_embedding_is_read_from_the_file(artefact):
     assert sizes["embedding_bytes"] == 259 * 32 * 4
     data = artefact.graph.with_name("encoder.onnx.data").stat().st_size
     assert sizes["file_bytes"] == data + artefact.graph.stat().st_size
+
+
+def test_what_other_code_exported_is_exported_anew(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    checkpoint, told = open_checkpoint(folder), []
+    kept = tmp_path / "kept"
+    (kept / "mine").mkdir(parents=True)
+
+    def export():
+        [found] = export_precisions(checkpoint, make_entry(), kept, only=["fp32"], say=told.append)
+        return found.artefact.repository
+
+    first = export()
+    assert export() == first
+    assert len(told) == 1
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "model.py").write_text("changed")
+    monkeypatch.setattr(artefacts, "model_sources", lambda: sources)
+    second = export()
+    assert len(told) == 2
+    assert sorted(kept.iterdir()) == sorted([kept / "mine", second])
