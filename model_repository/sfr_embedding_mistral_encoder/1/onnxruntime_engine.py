@@ -71,27 +71,29 @@ class OnnxRuntimeEngine:
     def __init__(self, graph: Path, *, runtime: str, intra_op_threads: int) -> None:
         self._session = open_session(graph, runtime=runtime, intra_op_threads=intra_op_threads)
         self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
-        # Of weights in blocks, of which one token alone would be multiplied by another kernel.
+        # Of weights in blocks: one token alone behind so many has other last bits.
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self._smallest_batch = int(metadata.get("smallest_batch_tokens", "1"))
+        self._lone_row_modulus = int(metadata.get("lone_row_modulus", "0"))
         self.dimensions: int = self._session.get_outputs()[0].shape[1]
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """See `engine.Engine.encode`."""
-        copies = self._copies(row_lengths)
+        computed_lengths = self._in_company(row_lengths)
+        # A row of one token more, where it needs company: any token does.
+        tokens = np.resize(input_ids, int(computed_lengths.sum()))
         # Only the shape of slots counts: the longest row.
-        feeds = {
-            "input_ids": np.tile(input_ids, copies) if copies > 1 else input_ids,
-            "row_lengths": np.tile(row_lengths, copies) if copies > 1 else row_lengths,
-            "slots": np.zeros(int(row_lengths.max()), np.int32),
-        }
+        slots = np.zeros(int(row_lengths.max()), np.int32)
+        feeds = {"input_ids": tokens, "row_lengths": computed_lengths, "slots": slots}
         return run_session(self._session, feeds)[: len(row_lengths)]
 
     def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
-        return packed_work(np.tile(row_lengths, self._copies(row_lengths)))
+        return packed_work(self._in_company(row_lengths))
 
-    def _copies(self, row_lengths: NDArray[np.int32]) -> int:
-        return -(-self._smallest_batch // int(row_lengths.sum()))
+    def _in_company(self, row_lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        modulus = self._lone_row_modulus
+        if modulus and int(row_lengths.sum()) % modulus == 1:
+            return np.append(row_lengths, np.int32(1))
+        return row_lengths

@@ -105,15 +105,16 @@ class LinearLayers:
         return self._smoothing
 
     @property
-    def smallest_product_rows(self) -> int:
-        """Rows from which on a row gives the same bits in any company.
+    def lone_row_modulus(self) -> int | None:
+        """Rows in a part of a product; one alone in the last part is of other bits. None for none.
 
-        ONNX Runtime's CPU provider multiplies one row alone with weights in blocks by another
-        kernel than several.
+        ONNX Runtime's CPU provider multiplies weights in blocks by 128 rows at a time, and one row
+        by another kernel: ``StrideM`` in
+        https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/qnbitgemm.cpp
         """
         kind, activations = self._precision.weights, self._precision.activations
         in_blocks = self._on_cpu and kind in ("int8", "int4") and activations == "float"
-        return 2 if in_blocks else 1
+        return 128 if in_blocks else None
 
     def begin_rows(self) -> None:
         """Say that the values to come have other rows than those before."""

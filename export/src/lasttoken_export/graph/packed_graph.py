@@ -28,8 +28,9 @@ from lasttoken_export.graph.word_embeddings import build_float_words, build_int8
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
 
-SMALLEST_BATCH = "smallest_batch_tokens"
-"""Metadata of a graph that must not run with fewer tokens, lest their vectors be of other bits."""
+LONE_ROW = "lone_row_modulus"
+"""Metadata of a graph that must not run with one token more than a multiple of this, lest the last
+one's vector be of other bits."""
 FLOAT_TYPES: dict[str, tuple[ir.DataType, np.dtype[Any]]] = {
     "fp32": (ir.DataType.FLOAT, np.dtype(np.float32)),
     "fp16": (ir.DataType.FLOAT16, np.dtype(np.float16)),
@@ -151,8 +152,8 @@ class PackedGraph(ABC):
         hidden = self._embeddings(input_ids, rows)
         last = self._num_layers - 1
         pooled_token = pooled_tokens(self._contract.pooling, rows)
-        smallest = self._linears.smallest_product_rows
-        wanted = pooled_token if smallest == 1 else None
+        modulus = self._linears.lone_row_modulus
+        wanted = pooled_token if modulus is None else None
         for index in range(self._num_layers):
             with graph.scope(f"layers.{index}"):
                 hidden = self._layer(index, hidden, context, wanted if index == last else None)
@@ -170,7 +171,7 @@ class PackedGraph(ABC):
             [embedding],
             producer="lasttoken-export",
             version=version,
-            metadata={SMALLEST_BATCH: str(smallest)} if smallest > 1 else None,
+            metadata=None if modulus is None else {LONE_ROW: str(modulus)},
         )
 
     def build_layer(self, index: int, *, rotary_positions: int) -> CalibrationLayer:
