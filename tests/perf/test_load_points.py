@@ -37,6 +37,16 @@ lasttoken_encoder_rows_total{model="other_encoder",version="1"} 999
 """
 
 
+def test_counters_that_are_being_told_are_read_again(monkeypatch):
+    told = [{"batches": 8.0, "rows": 7.0}, {"batches": 8.0, "rows": 8.0}]
+    readings = iter([*told, told[1], {"batches": 9.0, "rows": 9.0}])
+    monkeypatch.setattr(server_figures, "scrape", lambda url: next(readings))
+    assert server_figures.settled_scrape("http://here") == told[1]
+    changing = iter(range(1000))
+    monkeypatch.setattr(server_figures, "scrape", lambda url: {"rows": float(next(changing))})
+    assert server_figures.settled_scrape("http://here", patience_s=0.2)["rows"] > 1
+
+
 def test_figures_are_differences_of_the_models_own_series():
     after = server_figures.parse_metrics(SCRAPE)
     row = server_figures.figures({}, after, "m", seconds=2.0)

@@ -12,7 +12,7 @@ from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
 from lasttoken_perf.perf_analyzer.run import LoadPoint, run_perf_analyzer
 from lasttoken_perf.results import Row
-from lasttoken_perf.server_figures import Scrape, figures, scrape, with_outside
+from lasttoken_perf.server_figures import Scrape, figures, settled_scrape, with_outside
 from lasttoken_perf.serving import Serving
 from lasttoken_perf.workload import Workload
 
@@ -94,4 +94,4 @@ def _load_fields(point: LoadPoint) -> dict[str, Any]:
 
 
 def _scrape(serving: Serving) -> Scrape | None:
-    return None if serving.metrics_url is None else scrape(serving.metrics_url)
+    return None if serving.metrics_url is None else settled_scrape(serving.metrics_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 Scrape = dict[tuple[str, str], float]
 """Value by name and model, summed over the other labels."""
 
+_SETTLING_S = 0.05
 _SERIES = re.compile(r'^(\w+)\{.*?model="([^"]+)".*?\} (\S+)$')
 
 
@@ -23,6 +25,23 @@ def scrape(metrics_url: str) -> Scrape:
     """
     with urllib.request.urlopen(metrics_url, timeout=10) as answer:  # noqa: S310 - given to us
         return parse_metrics(answer.read().decode())
+
+
+def settled_scrape(metrics_url: str, *, patience_s: float = 2.0) -> Scrape:
+    """Read the series of a server without load: a batch's counters are told one after the other.
+
+    Args:
+        metrics_url: As of `scrape`.
+        patience_s: How long two readings may differ; then the last one is returned.
+    """
+    end_s = time.monotonic() + patience_s
+    values = scrape(metrics_url)
+    while time.monotonic() < end_s:
+        time.sleep(_SETTLING_S)
+        earlier, values = values, scrape(metrics_url)
+        if values == earlier:
+            break
+    return values
 
 
 def parse_metrics(text: str) -> Scrape:

@@ -18,7 +18,7 @@ from lasttoken_perf.corpus import texts_of
 from lasttoken_perf.errors import InvalidSoak, WrongAnswer
 from lasttoken_perf.gateway_process import gateway_process
 from lasttoken_perf.machine import describe_machine, git_revision
-from lasttoken_perf.server_figures import figures, scrape
+from lasttoken_perf.server_figures import figures, settled_scrape
 from lasttoken_perf.server_processes import resident_bytes, server_processes
 from lasttoken_perf.steady.mix import KINDS, endless_requests, poisson_times_s
 from lasttoken_perf.steady.outcome import RIGHT, Outcome, errors_of, latency_rows, memory_rows
@@ -105,7 +105,7 @@ async def _run(
         due_s = poisson_times_s(rate_per_s, options.seconds, seed=options.seed + 1)
         if not due_s:
             raise InvalidSoak(f"no request falls within {options.seconds:g} s; soak for longer")
-        before, begin_s = scrape(server.metrics_url), time.perf_counter()
+        before, begin_s = settled_scrape(server.metrics_url), time.perf_counter()
         memory: Memory = {name: [] for name in processes}
         watching = [
             asyncio.create_task(_watch_memory(processes, memory, options.seconds)),
@@ -115,7 +115,7 @@ async def _run(
         seconds = time.perf_counter() - begin_s
         for task in watching:
             task.cancel()
-        after = scrape(server.metrics_url)
+        after = settled_scrape(server.metrics_url)
         outcomes, traffic.outcomes = traffic.outcomes, []
         # Nothing may be left over: the same texts again, now that the load is gone.
         again = endless_requests(texts, seed=options.seed + 2)
