@@ -4,6 +4,8 @@ import base64
 import json
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,3 +197,30 @@ def test_our_own_requests_are_timed_one_by_one():
         assert run.vectors.tolist() == [vector_of(text).tolist() for text in texts]
         assert len(run.latency_ms) == 3
         assert all(0 < latency < 1000 * run.seconds + 1 for latency in run.latency_ms)
+
+
+def test_a_server_of_llama_cpp_has_its_file_written_without_the_library(tmp_path):
+    modules = tmp_path / "modules/lasttoken_perf/peers"
+    modules.mkdir(parents=True)
+    for folder in (modules, modules.parent):
+        (folder / "__init__.py").touch()
+    (modules / "llama_cpp.py").write_text(
+        "def write_file(source, target, kind):\n"
+        "    assert source != 'None', 'no weights'\n"
+        "    open(target, 'x').write(f'{source} {kind}')\n"
+    )
+    peer = next(peer for peer in contestants.PEERS if peer.name == "llama.cpp server q8_0")
+    material = SimpleNamespace(folder=tmp_path, gguf=tmp_path / "model.gguf")
+    variables = {"PYTHONPATH": str(tmp_path / "modules")}
+
+    def write():
+        contestants.write_llama_cpp_file(peer, material, Path(sys.executable), variables)
+
+    write()
+    written = (tmp_path / "q8_0.gguf").read_text()
+    assert written == f"{tmp_path / 'model.gguf'} MOSTLY_Q8_0"
+    write()  # it is there: not written again
+    (tmp_path / "q8_0.gguf").unlink()
+    material.gguf = None
+    with pytest.raises(PeerFailed, match=r"(?s)wrote no q8_0\.gguf.*no weights"):
+        write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -158,6 +159,8 @@ def _start_library(
 def _start_server(
     peer: PeerKind, material: Material, python: Path, variables: Mapping[str, str], stack: ExitStack
 ) -> Contestant:
+    if peer.environment == "llama_cpp":
+        write_llama_cpp_file(peer, material, python, variables)
     command, path = _SERVERS[peer.environment](peer, material, python)
     server = stack.enter_context(
         HttpPeer(
@@ -204,7 +207,34 @@ def _llama_cpp(peer: PeerKind, material: Material, python: Path) -> tuple[list[s
     return command, "/v1/embeddings"
 
 
+_LLAMA_CPP_TYPES = {"fp32": "ALL_F32", "q8_0": "MOSTLY_Q8_0"}
+_LLAMA_CPP = {"module": "llama_cpp"}
 _SERVERS = {"infinity": _infinity, "llama_cpp": _llama_cpp}
+
+
+def write_llama_cpp_file(
+    peer: PeerKind, material: Material, python: Path, variables: Mapping[str, str]
+) -> None:
+    """Write what the server reads, where the library, which writes its own, takes no part.
+
+    Raises:
+        PeerFailed: llama.cpp could not.
+    """
+    file = material.folder / f"{peer.precision}.gguf"
+    if file.is_file():
+        return
+    code = (
+        "import sys; from lasttoken_perf.peers.llama_cpp import write_file as w; w(*sys.argv[1:])"
+    )
+    written = subprocess.run(
+        [python, "-c", code, str(material.gguf), str(file), _LLAMA_CPP_TYPES[peer.precision]],
+        env=dict(variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if written.returncode:
+        raise PeerFailed(f"llama.cpp wrote no {file.name}: {written.stderr[-300:]}")
 
 
 def _pinned_version(peer: PeerKind) -> str:
@@ -223,9 +253,9 @@ PEERS = (
     PeerKind(name="optimum ONNX Runtime", environment="optimum", precision="fp32",
              start=_start_library, settings={"module": "torch_models", "library": "optimum"}),
     PeerKind(name="llama.cpp f32", environment="llama_cpp", precision="fp32",
-             start=_start_library, settings={"module": "llama_cpp", "file_type": "ALL_F32"}),
+             start=_start_library, settings=_LLAMA_CPP | {"file_type": _LLAMA_CPP_TYPES["fp32"]}),
     PeerKind(name="llama.cpp q8_0", environment="llama_cpp", precision="q8_0",
-             start=_start_library, settings={"module": "llama_cpp", "file_type": "MOSTLY_Q8_0"}),
+             start=_start_library, settings=_LLAMA_CPP | {"file_type": _LLAMA_CPP_TYPES["q8_0"]}),
     PeerKind(name="Infinity server", environment="infinity", precision="fp32",
              start=_start_server),
     PeerKind(name="llama.cpp server f32", environment="llama_cpp", precision="fp32",
@@ -233,4 +263,4 @@ PEERS = (
     PeerKind(name="llama.cpp server q8_0", environment="llama_cpp", precision="q8_0",
              start=_start_server),
 )  # fmt: skip
-"""The peers; llama.cpp's server loads the file that its library has written before."""
+"""The peers; llama.cpp's server loads the file that its library wrote, if that takes part."""
