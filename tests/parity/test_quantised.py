@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -13,7 +15,6 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quantisation import calibrate
 from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.quantisation.calibration import Calibration, scheme_of
 from lasttoken_export.quantisation.rotated_checkpoint import with_rotated_states
@@ -265,13 +266,11 @@ def test_an_encoder_is_not_rotated(models):
 
 
 @pytest.mark.parametrize(("name", "kept"), [("bert, mean", True), ("mistral, mean", False)])
-def test_heads_of_an_encoders_first_layers_stay_in_floats(
-    name, kept, models, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(calibrate, "EARLY_DIVISOR", 3)
-    checkpoint, contract, _ = models(name)
-    found = calibrate_model(
-        checkpoint, token_rows(1), precision="int8", contract=contract, folder=tmp_path
-    )
+def test_heads_of_the_first_sixth_of_an_encoders_layers_stay_in_floats(name, kept, tmp_path):
+    case = CASES[name]
+    build(tmp_path / "hf", replace(case, settings={**case.settings, "num_hidden_layers": 6}))
+    contract = EmbeddingContract(pooling=case.pooling, attention=case.attention)
+    checkpoint = open_checkpoint(tmp_path / "hf")
+    found = calibrate_model(checkpoint, token_rows(1), precision="int8", contract=contract)
     heads = sorted(linear for linear in found.manifest["linears"] if "qkv" in linear)
-    assert [found.needs_floats(linear) for linear in heads] == [kept, False, False]
+    assert [found.needs_floats(linear) for linear in heads] == [kept, *[False] * 5]

@@ -32,7 +32,10 @@ def settled_scrape(metrics_url: str, *, patience_s: float = 2.0) -> Scrape:
 
     Args:
         metrics_url: As of `scrape`.
-        patience_s: How long two readings may differ; then the last one is returned.
+        patience_s: How long two readings may differ.
+
+    Returns:
+        The first reading like the one before it; the last one when patience has ended.
     """
     end_s = time.monotonic() + patience_s
     values = scrape(metrics_url)

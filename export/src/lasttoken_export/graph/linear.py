@@ -33,6 +33,8 @@ from lasttoken_export.quantisation.rotation import hadamard
 
 _ZERO_POINT = 128
 """Of activations: the CPU multiplies unsigned by signed bytes."""
+_FLOAT_INPUTS = 1
+"""Accuracy level of MatMulNBits in which inputs stay float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +49,6 @@ class Product:
     value: ir.Value
     row_scale: ir.Value | None = None
 
-
-_FLOAT_INPUTS = 1
-"""Accuracy level of MatMulNBits in which inputs stay float32."""
 
 Multiply = Callable[[Columns], Product]
 """Records the product of inputs, already made ready, with some columns of the weights."""
@@ -95,8 +94,8 @@ class LinearLayers:
             calibration=calibration,
             smoothing=self._smoothing,
         )
-        # A CPU copies the parts of a product more slowly than it makes products of their own; a
-        # GPU likes one large product. ONNX Runtime computes float32 on the CPU, half on a GPU.
+        # Measured on the CPU, where float32 is computed: parts of a product take longer to copy
+        # than products of their own. Half and TensorRT are of GPUs: nothing was measured there.
         self._separately = self._on_cpu and dtype == ir.DataType.FLOAT
 
     @property

@@ -35,7 +35,7 @@ class LinearBlocks:
         name: str | None = None,
         *,
         bias: bool = False,
-        outputs: Sequence[tuple[str, int]] | None = None,
+        outputs: Sequence[tuple[str, int]] = (),
         fold: Fold | None = None,
         smooths: Sequence[tuple[Fold, int]] = (),
     ) -> list[ir.Value]:
@@ -47,7 +47,7 @@ class LinearBlocks:
             in_features: Input elements.
             name: Name in the graph; None for the only part's.
             bias: Whether they have biases.
-            outputs: Name and elements of each value that is wanted; None for one of all.
+            outputs: Name and elements of each value that is wanted; none for one of all.
             fold: Where the smoothing of ``value`` goes; None where nothing upstream can take it.
             smooths: Layers whose smoothing goes into this one: each with the first of the output
                 columns that it divides.
@@ -55,15 +55,14 @@ class LinearBlocks:
         Returns:
             The outputs, ``[T, elements]`` each.
         """
-        name = name or parts[0][0]
         layer = LinearLayer(
-            name=name,
+            name=name or parts[0][0],
             parts=tuple(parts),
             in_features=in_features,
             bias=bias,
-            outputs=tuple(outputs or [(name.rpartition(".")[2], sum(size for _, size in parts))]),
             fold=fold,
             smooths=tuple(smooths),
+            outputs=tuple(outputs),
         )
         return [product.value for product in self._multiply(value, layer)]
 
@@ -112,7 +111,6 @@ class LinearBlocks:
             parts=((down, size),),
             in_features=inner,
             bias=False,
-            outputs=((down.rpartition(".")[2], size),),
             fold=down_fold,
             smooths=(),
         )

@@ -80,19 +80,19 @@ class LinearLayer:
         parts: Name in the checkpoint and output elements of each of those side by side.
         in_features: Input elements.
         bias: Whether they have biases.
-        outputs: Name and output elements of each value that is wanted of it.
         fold: Where the smoothing of its inputs goes; None where it stays an operator.
         smooths: Layers whose smoothing goes into this one, each with the first of the output
             columns that it divides.
+        outputs: Name and output elements of each value that is wanted of it; none for one of all.
     """
 
     name: str
     parts: tuple[tuple[str, int], ...]
     in_features: int
     bias: bool
-    outputs: tuple[tuple[str, int], ...]
     fold: Fold | None
     smooths: tuple[tuple[Fold, int], ...]
+    outputs: tuple[tuple[str, int], ...] = ()
 
     @property
     def out_features(self) -> int:
@@ -102,6 +102,8 @@ class LinearLayer:
     @property
     def columns(self) -> list[Columns]:
         """The columns of each of `outputs`."""
+        if not self.outputs:
+            return [self.all_columns]
         starts = np.cumsum([0, *(size for _, size in self.outputs)])
         assert starts[-1] == self.out_features, self.name
         prefix = self.name.removesuffix(self.short_name)

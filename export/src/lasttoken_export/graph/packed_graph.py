@@ -24,7 +24,7 @@ from lasttoken_export.graph.pooling import (
     build_mean,
     pooled_tokens,
 )
-from lasttoken_export.graph.word_embeddings import build_float_words, build_int8_words
+from lasttoken_export.graph.word_embeddings import build_int8_words
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
 
@@ -243,10 +243,12 @@ class PackedGraph(ABC):
 
     def _embed(self, name: str, shape: tuple[int, int], input_ids: ir.Value) -> ir.Value:
         """Look the tokens up in the table of word embeddings: ``[T, hidden]``."""
-        place = (self._graph, self._checkpoint, name, shape, input_ids)
+        graph = self._graph
         if self._int8_embeddings:
-            return build_int8_words(*place, dtype=self._dtype)
-        return build_float_words(*place, dtype=self._dtype, numpy_dtype=self._numpy_dtype)
+            return build_int8_words(
+                graph, self._checkpoint, name, shape, input_ids, dtype=self._dtype
+            )
+        return graph.op("Gather", [self._tensor(name, shape), input_ids], "words", {"axis": 0})
 
     def _layer_norm(self, name: str, value: ir.Value, *, size: int, epsilon: float) -> ir.Value:
         """Normalise ``[T, size]`` to mean 0 and variance 1, with weight and bias."""

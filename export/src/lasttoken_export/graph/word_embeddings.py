@@ -1,8 +1,6 @@
-"""The table of word embeddings, in floats or in int8, and its lookup."""
+"""The table of word embeddings in int8, and its lookup."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,23 +16,6 @@ from lasttoken_export.quantisation.weights import (
 )
 
 
-def build_float_words(
-    graph: GraphBuilder,
-    checkpoint: Checkpoint,
-    name: str,
-    shape: tuple[int, int],
-    input_ids: ir.Value,
-    *,
-    dtype: ir.DataType,
-    numpy_dtype: np.dtype[Any],
-) -> ir.Value:
-    """Look tokens up in the table ``shape`` called ``name``, of a float type: ``[T, hidden]``."""
-    table = graph.weight(
-        name, shape, dtype, lambda: checkpoint.read(name).astype(numpy_dtype, copy=False)
-    )
-    return graph.op("Gather", [table, input_ids], "words", {"axis": 0})
-
-
 def build_int8_words(
     graph: GraphBuilder,
     checkpoint: Checkpoint,
@@ -44,7 +25,19 @@ def build_int8_words(
     *,
     dtype: ir.DataType,
 ) -> ir.Value:
-    """Look tokens up in a table of int8, a float16 scale a block of elements: ``[T, hidden]``."""
+    """Look tokens up in a table of int8, with a float16 scale a block of a word's elements.
+
+    Args:
+        graph: Graph under construction.
+        checkpoint: Has the table.
+        name: Its name, in the checkpoint and the graph.
+        shape: Words and elements a word.
+        input_ids: ``[T]`` int32.
+        dtype: Float type of the answer.
+
+    Returns:
+        ``[T, elements]``.
+    """
     words, size = shape
     blocks = size // (block_size(size) or size)
 

@@ -114,6 +114,8 @@ def start_peer(
     try:
         python = install_peer(peer.environment, material.cache_folder, say)
         variables = peer_variables(stage_package(material.folder))
+        if peer.environment == "llama_cpp":
+            write_llama_cpp_file(peer, material, python, variables)
         say(f"starting {peer.name}")
         return peer.start(peer, material, python, variables, stack)
     except (ToolUnavailable, PeerFailed) as error:
@@ -125,7 +127,6 @@ def _start_library(
 ) -> Contestant:
     settings = {
         "folder": str(material.hf_folder),
-        "source": str(material.gguf),
         "file": str(material.folder / f"{peer.precision}.gguf"),
         "texts": material.texts,
         "queries": material.queries,
@@ -159,8 +160,6 @@ def _start_library(
 def _start_server(
     peer: PeerKind, material: Material, python: Path, variables: Mapping[str, str], stack: ExitStack
 ) -> Contestant:
-    if peer.environment == "llama_cpp":
-        write_llama_cpp_file(peer, material, python, variables)
     command, path = _SERVERS[peer.environment](peer, material, python)
     server = stack.enter_context(
         HttpPeer(
@@ -208,14 +207,19 @@ def _llama_cpp(peer: PeerKind, material: Material, python: Path) -> tuple[list[s
 
 
 _LLAMA_CPP_TYPES = {"fp32": "ALL_F32", "q8_0": "MOSTLY_Q8_0"}
-_LLAMA_CPP = {"module": "llama_cpp"}
 _SERVERS = {"infinity": _infinity, "llama_cpp": _llama_cpp}
 
 
 def write_llama_cpp_file(
     peer: PeerKind, material: Material, python: Path, variables: Mapping[str, str]
 ) -> None:
-    """Write what the server reads, where the library, which writes its own, takes no part.
+    """Write the weights that llama.cpp's library and its server load, once for both.
+
+    Args:
+        peer: Either; its precision decides the file's type.
+        material: Has the model's GGUF file, and the folder for this one.
+        python: Of llama.cpp's environment.
+        variables: Environment variables of its processes.
 
     Raises:
         PeerFailed: llama.cpp could not.
@@ -253,9 +257,9 @@ PEERS = (
     PeerKind(name="optimum ONNX Runtime", environment="optimum", precision="fp32",
              start=_start_library, settings={"module": "torch_models", "library": "optimum"}),
     PeerKind(name="llama.cpp f32", environment="llama_cpp", precision="fp32",
-             start=_start_library, settings=_LLAMA_CPP | {"file_type": _LLAMA_CPP_TYPES["fp32"]}),
+             start=_start_library, settings={"module": "llama_cpp"}),
     PeerKind(name="llama.cpp q8_0", environment="llama_cpp", precision="q8_0",
-             start=_start_library, settings=_LLAMA_CPP | {"file_type": _LLAMA_CPP_TYPES["q8_0"]}),
+             start=_start_library, settings={"module": "llama_cpp"}),
     PeerKind(name="Infinity server", environment="infinity", precision="fp32",
              start=_start_server),
     PeerKind(name="llama.cpp server f32", environment="llama_cpp", precision="fp32",
@@ -263,4 +267,4 @@ PEERS = (
     PeerKind(name="llama.cpp server q8_0", environment="llama_cpp", precision="q8_0",
              start=_start_server),
 )  # fmt: skip
-"""The peers; llama.cpp's server loads the file that its library wrote, if that takes part."""
+"""The peers."""

@@ -17,14 +17,9 @@ _INTEGER = 0
 
 
 def load(settings: dict[str, Any]) -> Embedder:
-    """Write the file of the wanted type and load it.
-
-    ``source`` is the GGUF file of the model, ``file`` what is written, ``file_type`` its
-    LLAMA_FTYPE ("ALL_F32" or "MOSTLY_Q8_0").
-    """
+    """Load ``file``, which `write_file` has written."""
     import llama_cpp
 
-    write_file(settings["source"], settings["file"], settings["file_type"])
     model = llama_cpp.Llama(
         settings["file"],
         embedding=True,
@@ -52,6 +47,14 @@ def write_file(source: str, target: str, file_type: str) -> None:
     """Requantise a GGUF file, with last-token pooling among its metadata.
 
     Its server has no option for the pooling; it takes what the file says.
+
+    Args:
+        source: GGUF file of the model.
+        target: What is written.
+        file_type: Its LLAMA_FTYPE: "ALL_F32" or "MOSTLY_Q8_0".
+
+    Raises:
+        RuntimeError: llama.cpp could not.
     """
     import llama_cpp
 

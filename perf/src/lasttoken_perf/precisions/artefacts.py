@@ -100,8 +100,11 @@ def _of_this_code(folder: Path) -> Path:
     """Return the subfolder of what this code exports; those of other code are removed."""
     digest = hashlib.sha256()
     sources = (Path(lasttoken_export.__file__).parent, model_sources())
-    for path in sorted(path for folder in sources for path in folder.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for source in sources:
+        for path in sorted(source.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                digest.update(f"{path.relative_to(source)}\0".encode())
+                digest.update(path.read_bytes())
     own = folder / f"{_CODE}{digest.hexdigest()[:16]}"
     for other in folder.glob(f"{_CODE}*"):
         if other != own:
