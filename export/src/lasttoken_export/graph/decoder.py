@@ -101,7 +101,11 @@ class DecoderGraph(PackedGraph):
         )
         hidden = self._wanted(hidden, wanted)
         (projected,) = self._blocks.linear(
-            [(out_fold.linear, config.hidden_size)], attended, q_size, fold=out_fold
+            [(out_fold.linear, config.hidden_size)],
+            attended,
+            q_size,
+            fold=out_fold,
+            adds_to_states=True,
         )
         return graph.op("Add", [hidden, projected], "attention_residual")
 
@@ -116,6 +120,7 @@ class DecoderGraph(PackedGraph):
             down=f"{prefix}.mlp.down_proj",
             inner=config.intermediate_size,
             fold=gate_up_fold,
+            adds_to_states=True,
         )
         return graph.op("Add", [hidden, down], "mlp_residual")
 

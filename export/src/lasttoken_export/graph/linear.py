@@ -1,9 +1,8 @@
 """Records the products of a linear layer in each precision: how its inputs enter.
 
 - Floats: MatMul.
-- int8 on ONNX Runtime's CPU provider: uint8 activations with zero point 128, for which the CPU has
-  instructions, and a scale a row, so that no row depends on what else is in the batch. Where a
-  row's largest element is an outlier, it is rotated before.
+- int8 on ONNX Runtime's CPU provider: `int8_products`. Where a row's largest element is an outlier,
+  it is rotated before.
 - int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
   the graph; a layer that is too sensitive for it stays in floats.
 - int8 and int4 weights alone: floats, by DequantizeLinear, or for int4 on ONNX Runtime's CPU
@@ -15,7 +14,6 @@ How the weights are stored is in `linear_weights`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -25,33 +23,16 @@ from numpy.typing import NDArray
 
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.builder import GraphBuilder
+from lasttoken_export.graph.int8_products import Int8Products
 from lasttoken_export.graph.linear_layer import Columns, LinearLayer
 from lasttoken_export.graph.linear_weights import LinearWeights
+from lasttoken_export.graph.product import Multiply, Product
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
 from lasttoken_export.quantisation.rotation import hadamard
 
-_ZERO_POINT = 128
-"""Of activations: the CPU multiplies unsigned by signed bytes."""
 _FLOAT_INPUTS = 1
 """Accuracy level of MatMulNBits in which inputs stay float32."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
-    """Some outputs of a linear layer.
-
-    Attributes:
-        value: ``[T, size]``.
-        row_scale: ``[T, 1]`` what it is still to be multiplied by; None for nothing.
-    """
-
-    value: ir.Value
-    row_scale: ir.Value | None = None
-
-
-Multiply = Callable[[Columns], Product]
-"""Records the product of inputs, already made ready, with some columns of the weights."""
 
 
 class LinearLayers:
@@ -84,7 +65,6 @@ class LinearLayers:
         self._numpy_dtype = numpy_dtype
         self._smoothing = calibration if precision in ("int8", "fp8") else None
         self._calibration = calibration
-        self._zero_points: ir.Value | None = None
         self._weights = LinearWeights(
             graph,
             checkpoint,
@@ -93,6 +73,9 @@ class LinearLayers:
             numpy_dtype=numpy_dtype,
             calibration=calibration,
             smoothing=self._smoothing,
+        )
+        self._int8 = Int8Products(
+            graph, self._weights, numpy_dtype=numpy_dtype, calibration=calibration
         )
         # Measured on the CPU, where float32 is computed: parts of a product take longer to copy
         # than products of their own. Half and TensorRT are of GPUs: nothing was measured there.
@@ -117,7 +100,7 @@ class LinearLayers:
 
     def begin_rows(self) -> None:
         """Say that the values to come have other rows than those before."""
-        self._zero_points = None
+        self._int8.begin_rows()
 
     def multiply(
         self,
@@ -154,7 +137,7 @@ class LinearLayers:
             if result.row_scale is not None:
                 name = f"{columns.short_name}_rescaled"
                 scaled = graph.op("Mul", [scaled, result.row_scale], name)
-            if layer.bias:
+            if layer.bias and not result.has_bias:
                 biases = self._weights.biases(layer, columns)
                 scaled = graph.op("Add", [scaled, biases], f"{columns.short_name}_biased")
             return Product(value=scaled)
@@ -188,7 +171,7 @@ class LinearLayers:
                 value, row_scale, lambda columns: weights.floats(layer, columns)
             )
         if self._on_cpu:
-            return self._by_rows(value, layer, row_scale)
+            return self._int8.multiply(value, layer, row_scale)
         rounded = self._rounded(value, layer)
         return self._by_weights(
             rounded, row_scale, lambda columns: weights.channels(layer, columns, kind)
@@ -249,58 +232,6 @@ class LinearLayers:
         ]
         codes = graph.op("QuantizeLinear", [value, *parameters], f"{name}_codes")
         return graph.op("DequantizeLinear", [codes, *parameters], f"{name}_rounded")
-
-    def _by_rows(
-        self, value: ir.Value, layer: LinearLayer, outer_scale: ir.Value | None
-    ) -> Multiply:
-        """Multiply rows of int8, each with a scale of its own.
-
-        A row of zeros has scale 0; whatever codes dividing by it gives, the result is zero again.
-
-        ONNX has the product of integers and the scaling of its result as two operators; ONNX
-        Runtime's own one does both in one pass.
-
-        Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
-        """
-        graph, name = self._graph, layer.short_name
-        row_scale = self._row_scale(value, name)
-        flat = graph.op(
-            "Squeeze", [row_scale, graph.constant(np.asarray([1], np.int64))], f"{name}_scales"
-        )
-        if self._zero_points is None:
-            length = graph.op("Shape", [flat], "tokens")
-            middle = ir.Tensor(np.asarray([_ZERO_POINT], np.uint8))
-            self._zero_points = graph.op(
-                "ConstantOfShape", [length], "zero_points", {"value": middle}
-            )
-        codes = graph.op(
-            "QuantizeLinear", [value, flat, self._zero_points], f"{name}_codes", {"axis": 0}
-        )
-        if outer_scale is not None:  # it changes a row's scale, and no code
-            row_scale = graph.op("Mul", [row_scale, outer_scale], f"{name}_whole_scale")
-        one = graph.constant(np.asarray(1, np.float32))
-        zero_point = graph.constant(np.asarray(_ZERO_POINT, np.uint8))
-
-        def multiply(columns: Columns) -> Product:
-            weight, scales = self._weights.codes_and_scales(layer, columns)
-            product = graph.op(
-                "MatMulIntegerToFloat",
-                [codes, weight, one, scales, zero_point],
-                columns.short_name,
-                domain="com.microsoft",
-            )
-            return Product(value=product, row_scale=row_scale)
-
-        return multiply
-
-    def _row_scale(self, value: ir.Value, name: str) -> ir.Value:
-        """Scale that brings each row's largest element to 127: ``[T, 1]``."""
-        graph = self._graph
-        last_axis = graph.constant(np.asarray([-1], np.int64))
-        absolute = graph.op("Abs", [value], f"{name}_absolute")
-        largest = graph.op("ReduceMax", [absolute, last_axis], f"{name}_largest", {"keepdims": 1})
-        step = graph.constant(np.asarray(1 / 127, self._numpy_dtype))
-        return graph.op("Mul", [largest, step], f"{name}_row_scale")
 
     def _rotate(self, value: ir.Value, layer: LinearLayer, block: int | None) -> ir.Value:
         """Rotate the rows of ``[T, in]`` in blocks."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from lasttoken_export.graph.builder import GraphBuilder
-from lasttoken_export.graph.linear import LinearLayers, Product
+from lasttoken_export.graph.linear import LinearLayers
 from lasttoken_export.graph.linear_layer import Fold, LinearLayer
+from lasttoken_export.graph.product import Product
 
 
 class LinearBlocks:
@@ -38,6 +39,7 @@ class LinearBlocks:
         outputs: Sequence[tuple[str, int]] = (),
         fold: Fold | None = None,
         smooths: Sequence[tuple[Fold, int]] = (),
+        adds_to_states: bool = False,
     ) -> list[ir.Value]:
         """Multiply by the weights of one or several linear layers, side by side.
 
@@ -51,6 +53,7 @@ class LinearBlocks:
             fold: Where the smoothing of ``value`` goes; None where nothing upstream can take it.
             smooths: Layers whose smoothing goes into this one: each with the first of the output
                 columns that it divides.
+            adds_to_states: As of `LinearLayer`.
 
         Returns:
             The outputs, ``[T, elements]`` each.
@@ -63,6 +66,7 @@ class LinearBlocks:
             fold=fold,
             smooths=tuple(smooths),
             outputs=tuple(outputs),
+            adds_to_states=adds_to_states,
         )
         return [product.value for product in self._multiply(value, layer)]
 
@@ -75,6 +79,7 @@ class LinearBlocks:
         down: str,
         inner: int,
         fold: Fold | None = None,
+        adds_to_states: bool = False,
     ) -> ir.Value:
         """Record the feed-forward part with SwiGLU: ``[T, hidden]`` to ``[T, hidden]``.
 
@@ -85,6 +90,7 @@ class LinearBlocks:
             down: Name of the layer behind, in the checkpoint and the graph.
             inner: Elements between.
             fold: As of `linear`.
+            adds_to_states: As of `LinearLayer`, of the layer behind.
 
         Source: https://arxiv.org/abs/2002.05202, equation 6.
         """
@@ -113,6 +119,7 @@ class LinearBlocks:
             bias=False,
             fold=down_fold,
             smooths=(),
+            adds_to_states=adds_to_states,
         )
         return self._multiply(activated, layer, row_scale=up.row_scale)[0].value
 

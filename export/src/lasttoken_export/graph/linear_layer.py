@@ -84,6 +84,8 @@ class LinearLayer:
         smooths: Layers whose smoothing goes into this one, each with the first of the output
             columns that it divides.
         outputs: Name and output elements of each value that is wanted of it; none for one of all.
+        adds_to_states: Whether its outputs are added to hidden states that go on as they are,
+            behind no norm.
     """
 
     name: str
@@ -93,6 +95,7 @@ class LinearLayer:
     fold: Fold | None
     smooths: tuple[tuple[Fold, int], ...]
     outputs: tuple[tuple[str, int], ...] = ()
+    adds_to_states: bool = False
 
     @property
     def out_features(self) -> int:

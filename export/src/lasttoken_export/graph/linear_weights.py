@@ -144,6 +144,21 @@ class LinearWeights:
             ],
         )
 
+    def int8_biases(self, layer: LinearLayer, columns: Columns) -> ir.Value:
+        """What int8 with one scale for all inputs adds to its products, biases included."""
+        calibration = self._calibration
+        assert calibration is not None
+
+        def read() -> NDArray[Any]:
+            biases = calibration.int8_bias(layer.name)
+            if layer.bias:
+                biases = biases + layer.read_bias(
+                    self._checkpoint, np.dtype(np.float32), self._smoothing
+                )
+            return biases[columns.as_slice].astype(self._numpy_dtype)
+
+        return self._graph.weight(f"{columns.name}.bias", (columns.size,), self._dtype, read)
+
     def _read(
         self, layer: LinearLayer, columns: Columns, dtype: np.dtype[Any] | None = None
     ) -> NDArray[Any]:

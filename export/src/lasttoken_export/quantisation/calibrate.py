@@ -35,6 +35,7 @@ from lasttoken_export.quantisation.rotated_checkpoint import (
     RotatedCheckpoint,
     with_rotated_states,
 )
+from lasttoken_export.quantisation.sampled_tokens import LayerBatch
 from lasttoken_export.quantisation.weights import Floats
 
 OnLayer = Callable[[int, int], None]
@@ -107,10 +108,15 @@ def calibrate_model(
             for linear in layer.linears
         ]
         outputs = []
-        for output, *inputs in runner.run(batches, hidden):
+        for rows_of_batch, (output, *inputs) in zip(
+            batches, runner.run(batches, hidden), strict=True
+        ):
             outputs.append(output)
+            ends = np.cumsum([len(row) for row in rows_of_batch])
+            first_tokens = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+            batch = LayerBatch(states=output, first_tokens=first_tokens)
             for observer, values in zip(observers, inputs, strict=True):
-                observer.see(values)
+                observer.see(values, batch)
         del runner
         hidden = outputs
         found: dict[str, Any] = {}

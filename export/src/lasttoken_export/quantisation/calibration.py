@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lasttoken_export.quantisation.fixed_inputs import FixedInputs
 from lasttoken_export.quantisation.weights import FP8_LARGEST, Floats
 
 ROWS_FLOATS_ABOVE = 0.002
@@ -21,7 +22,7 @@ STATIC_FLOATS_ABOVE = 0.02
 """Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
 row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
-BLOCKS, ROWS, STATIC = "gptq-2", "int8-rows-2", "smoothquant-1"
+BLOCKS, ROWS, STATIC = "gptq-2", "int8-rows-3", "smoothquant-1"
 """Schemes: weights in blocks; int8 with a scale a row of the inputs; int8 and fp8 with one scale
 for all. A change of the arithmetic changes the name."""
 
@@ -83,6 +84,18 @@ class Calibration:
         """Return the scales of these codes: ``[out]``."""
         return self._array(linear, "int8_scales")
 
+    def int8_bias(self, linear: str) -> Floats:
+        """Return what one scale for all inputs adds to the outputs, without biases: ``[out]``."""
+        return self._array(linear, "int8_bias")
+
+    def fixed_inputs(self, linear: str) -> FixedInputs | None:
+        """Return how its inputs become codes on ONNX Runtime's CPU; None for a scale a row."""
+        if not self._has(linear, "fixed"):
+            return None
+        scale, zero_point = map(float, self._array(linear, "fixed"))
+        offset = self._array(linear, "offset") if self._has(linear, "offset") else None
+        return FixedInputs(scale=scale, zero_point=int(zero_point), offset=offset)
+
     def int4_codes(self, linear: str) -> NDArray[np.int8]:
         """Return its weights' codes: ``[in, out]``, -8 to 7."""
         return unpack_int4(self._array(linear, "int4_codes"))
@@ -98,6 +111,9 @@ class Calibration:
     def _array(self, linear: str, what: str) -> NDArray[Any]:
         array: NDArray[Any] = self._load(self._layers[linear])[f"{linear}/{what}"]
         return array
+
+    def _has(self, linear: str, what: str) -> bool:
+        return f"{linear}/{what}" in self._load(self._layers[linear])
 
     def _load_uncached(self, layer: int) -> Any:
         return np.load(layer_file(self.folder, layer))

@@ -56,7 +56,7 @@ def find_smoothing(
         channels: ``[in]`` channels of what makes the inputs: inputs of one channel share a factor;
             None for a channel each.
     """
-    error = _OutputError(weight, inputs)
+    error = OutputError(weight, inputs)
     in_channels = np.arange(len(largest)) if channels is None else channels
     by_weight = _per_channel(np.abs(weight).max(axis=1), in_channels)
     by_input = _per_channel(largest, in_channels)
@@ -96,7 +96,7 @@ def find_row_smoothing(
 ) -> RowSmoothing:
     """Search factors for a scale a token; arguments as of `find_smoothing`."""
     searched = some_outputs(weight)
-    error = _OutputError(searched, inputs)
+    error = OutputError(searched, inputs)
     in_channels = np.arange(len(largest)) if channels is None else channels
     by_weight = _per_channel(np.abs(weight).max(axis=1), in_channels)
     usual = np.quantile(np.abs(inputs), _USUAL_SHARE, axis=0).astype(np.float32)
@@ -123,7 +123,7 @@ def row_error(weight: Floats, inputs: Floats, rounded: Floats | None = None) -> 
     if rounded is None:
         weight = some_outputs(weight)
         rounded = _rounded(weight)
-    return _OutputError(weight, inputs).of(by_rows(inputs), rounded)
+    return OutputError(weight, inputs).of(by_rows(inputs), rounded)
 
 
 def some_outputs(weight: Floats) -> Floats:
@@ -140,15 +140,25 @@ def by_rows(inputs: Floats) -> Floats:
     return rounded
 
 
-class _OutputError:
-    """Compares outputs with those of a linear layer in floats."""
+class OutputError:
+    """Compares outputs with those of a linear layer in floats.
+
+    Args:
+        weight: ``[in, out]``.
+        inputs: ``[tokens, in]``.
+    """
 
     def __init__(self, weight: Floats, inputs: Floats) -> None:
         self._outputs = inputs @ weight
         self._energy = np.square(self._outputs).sum(axis=1) + 1e-12
 
     def of(self, inputs: Floats, weight: Floats) -> float:
-        off = np.square(inputs @ weight - self._outputs).sum(axis=1)
+        """Mean relative squared error of the outputs of other inputs or weights."""
+        return self.of_outputs(inputs @ weight)
+
+    def of_outputs(self, outputs: Floats) -> float:
+        """Mean relative squared error of outputs ``[tokens, out]``."""
+        off = np.square(outputs - self._outputs).sum(axis=1)
         return float((off / self._energy).mean())
 
 

@@ -1,0 +1,147 @@
+"""int8 on ONNX Runtime's CPU provider: smoothed or rotated inputs, and GPTQ of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lasttoken_export.checkpoint import Checkpoint
+from lasttoken_export.graph.linear_layer import LinearLayer
+from lasttoken_export.quantisation.calibration import ROWS_FLOATS_ABOVE
+from lasttoken_export.quantisation.fixed_inputs import FixedInputs, find_fixed_inputs
+from lasttoken_export.quantisation.gptq import gptq_int8
+from lasttoken_export.quantisation.input_changes import InputChange, InputChanges
+from lasttoken_export.quantisation.rotation import (
+    head_block,
+    online_block,
+    rotate_columns,
+    rotate_gram,
+    rotate_rows,
+)
+from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
+from lasttoken_export.quantisation.smoothing import (
+    OutputError,
+    by_rows,
+    find_row_smoothing,
+    row_error,
+    some_outputs,
+)
+from lasttoken_export.quantisation.weights import Floats
+
+ROTATED_ABOVE = 2e-4
+"""Error with smoothing above which inputs are rotated where that costs a product; see
+docs/precisions.md."""
+STATES_FLOATS_ABOVE = 2e-5
+"""Mean squared error that a layer adds to hidden states, relative to them, above which it stays in
+floats: mean of all tokens, or of first ones, to which all others attend; see docs/precisions.md."""
+
+
+class Int8Observer:
+    """Implements `Observer`.
+
+    Args:
+        linear: The layer.
+        checkpoint: Has its weights.
+        sample: Gathers tokens.
+        is_early: Whether the layer is one of the model's first, whose errors all others take on.
+    """
+
+    def __init__(
+        self, linear: LinearLayer, checkpoint: Checkpoint, sample: SampledTokens, *, is_early: bool
+    ) -> None:
+        self.linear, self._checkpoint, self._sample = linear, checkpoint, sample
+        self._is_early = is_early
+        self._outputs = some_outputs(self._read(None))
+        self._gram = np.zeros((linear.in_features, linear.in_features), np.float32)
+        self._sum = np.zeros(linear.in_features, np.float64)
+        self._weight = 0.0
+
+    def see(self, values: Floats, batch: LayerBatch) -> None:
+        """See `Observer`."""
+        self._sample.see(values, batch)
+        # Each token's error counts relative to its own output.
+        energy = np.square(values @ self._outputs).mean(axis=1, keepdims=True)
+        even = values / np.sqrt(energy + 1e-12)
+        self._gram += even.T @ even
+        self._sum += (values / (energy + 1e-12)).sum(axis=0)
+        self._weight += float((1 / (energy + 1e-12)).sum())
+
+    def choose(self) -> InputChange:
+        """See `Observer`."""
+        inputs, weight = self._sample.inputs(), self._read(None)
+        channels = None if self.linear.fold is None else self.linear.fold.channels
+        smoothed = find_row_smoothing(weight, inputs, self._sample.largest, channels)
+        best = InputChange(factors=smoothed.factors), smoothed.error
+        fold = self.linear.fold
+        if fold is not None and fold.head_dim is not None:
+            block = head_block(fold.head_dim)
+        elif smoothed.error > ROTATED_ABOVE:
+            block = online_block(self.linear.in_features)
+        else:
+            block = None  # a product that is not worth its cost
+        if block is not None:
+            for factors in (smoothed.factors, np.ones_like(smoothed.factors)):
+                rows = rotate_rows(weight * factors[:, None], block)
+                error = row_error(rows, rotate_columns(inputs / factors, block))
+                if error < best[1]:
+                    best = InputChange(factors=factors, rotation=block), error
+        return best[0]
+
+    def result(self, changes: InputChanges) -> dict[str, Any]:
+        """See `Observer`."""
+        factors, block = changes.factors(self.linear.name), changes.rotation(self.linear.name)
+
+        def changed(values: Floats) -> Floats:
+            values = values / factors
+            return values if block is None else rotate_columns(values, block)
+
+        mean = changed((self._sum / self._weight).astype(np.float32)[None])[0]
+        gram = self._gram / factors[:, None] / factors
+        if block is not None:
+            gram = rotate_gram(gram, block)
+        weight, inputs = self._read(changes), changed(self._sample.inputs())
+        fixed = find_fixed_inputs(weight, inputs, mean)
+        if fixed is not None:  # what all tokens have in common is in the bias
+            gram -= np.float32(self._weight) * np.outer(mean, mean)
+        codes, scales = gptq_int8(weight, gram)
+        rounded = codes * scales
+        bias = np.zeros(weight.shape[1], np.float32)
+        if fixed is not None:
+            covered = mean if fixed.offset is None else mean - fixed.offset
+            bias = mean @ weight - covered @ rounded
+
+        def outputs(inputs: Floats) -> Floats:
+            as_codes = by_rows(inputs) if fixed is None else fixed.rounded(inputs)
+            result: Floats = as_codes @ rounded + bias
+            return result
+
+        error = OutputError(weight, inputs).of_outputs(outputs(inputs))
+        needs_floats = error > ROWS_FLOATS_ABOVE or (self._is_early and self.linear.makes_heads)
+        if self.linear.adds_to_states:
+            for values, states in (
+                (inputs, self._sample.states()),
+                (changed(self._sample.first_inputs()), self._sample.first_states()),
+            ):
+                added = np.square(outputs(values) - values @ weight).sum(axis=1) / states
+                needs_floats |= float(added.mean()) > STATES_FLOATS_ABOVE
+        return {
+            "factors": factors,
+            "rotation": np.asarray(block or 0, np.int32),
+            "int8_codes": codes,
+            "int8_scales": scales,
+            "int8_bias": bias,
+            **_stored(fixed),
+            "errors": np.asarray([error], np.float32),
+            "floats": np.asarray(needs_floats),
+        }
+
+    def _read(self, changes: InputChanges | None) -> Floats:
+        return self.linear.read_weight(self._checkpoint, np.dtype(np.float32), changes)
+
+
+def _stored(fixed: FixedInputs | None) -> dict[str, Any]:
+    if fixed is None:
+        return {}
+    stored: dict[str, Any] = {"fixed": np.asarray([fixed.scale, fixed.zero_point], np.float32)}
+    return stored if fixed.offset is None else stored | {"offset": fixed.offset}
