@@ -1,4 +1,4 @@
-"""One int8 scale for all tokens, where it does about as well as a scale a token.
+"""One int8 scale for all tokens, where its error is small enough.
 
 It needs no pass over the inputs to find a row's scale and none over the outputs to apply it, and
 biases are added within the product. What all tokens have in common, which a scale a token has to
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lasttoken_export.quantisation.smoothing import OutputError, by_rows, some_outputs
+from lasttoken_export.quantisation.smoothing import OutputError, some_outputs
 from lasttoken_export.quantisation.weights import Floats
 
 MIDDLE = 128
 """Zero point of a range that is symmetric around zero."""
-WITHIN = 1.4
-"""How many times the error of a scale a token is taken; see docs/precisions.md."""
+MOST_OF_ALL = 2e-3
+"""Mean relative squared error that the inputs of one linear layer may have with one scale, times the
+layers of the model, in which such errors add up; see docs/precisions.md."""
+_WORTH_AN_OFFSET = 1.2
+"""An offset is a pass over the inputs; the zero point is none."""
 _RANGES = np.geomspace(1, 0.05, 20)
 
 
@@ -43,34 +46,40 @@ class FixedInputs:
         return rounded
 
 
-def find_fixed_inputs(weight: Floats, inputs: Floats, mean: Floats) -> FixedInputs | None:
-    """Search for one scale that does about as well as a scale a token.
+def find_fixed_inputs(
+    weight: Floats, inputs: Floats, mean: Floats, *, most: float
+) -> FixedInputs | None:
+    """Search for one scale for all tokens.
 
     Args:
         weight: ``[in, out]`` in floats: only the inputs' error counts.
         inputs: ``[tokens, in]`` sampled inputs.
         mean: ``[in]`` of all inputs.
+        most: Mean relative squared error of the output that is taken.
 
     Returns:
-        With no offset where that is good enough, else with one; None where neither is.
+        With an offset where that is clearly better; None where the error is too large.
     """
     searched = some_outputs(weight)
     error = OutputError(searched, inputs)
-    most = WITHIN * error.of(by_rows(inputs), searched)
-    lowest, highest = min(float(inputs.min()), 0.0), max(float(inputs.max()), 1e-6)
-    widest = float(np.abs(inputs - mean).max())
-    by_zero_point = [_between(lowest * part, highest * part) for part in _RANGES]
-    by_channel = [
-        FixedInputs(scale=max(widest * part, 1e-6) / 127, zero_point=MIDDLE, offset=mean)
-        for part in _RANGES
-    ]
-    shift = mean @ searched
-    for candidates, shifted in ((by_zero_point, 0), (by_channel, shift)):
-        losses = [error.of_outputs(f.rounded(inputs) @ searched + shifted) for f in candidates]
+
+    def best(candidates: list[FixedInputs]) -> tuple[float, FixedInputs]:
+        losses = []
+        for fixed in candidates:
+            shift = 0 if fixed.offset is None else fixed.offset @ searched
+            losses.append(error.of_outputs(fixed.rounded(inputs) @ searched + shift))
         least = int(np.argmin(losses))
-        if losses[least] <= most:
-            return candidates[least]
-    return None
+        return losses[least], candidates[least]
+
+    lowest, highest = min(float(inputs.min()), 0.0), max(float(inputs.max()), 1e-6)
+    by_zero_point = best([_between(lowest * part, highest * part) for part in _RANGES])
+    widest = max(float(np.abs(inputs - mean).max()), 1e-6) / 127
+    by_channel = best(
+        [FixedInputs(scale=widest * part, zero_point=MIDDLE, offset=mean) for part in _RANGES]
+    )
+    worth_it = by_channel[0] * _WORTH_AN_OFFSET < by_zero_point[0]
+    loss, fixed = by_channel if worth_it else by_zero_point
+    return fixed if loss <= most else None
 
 
 def _between(lowest: float, highest: float) -> FixedInputs:

@@ -9,7 +9,7 @@ import numpy as np
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.quantisation.calibration import ROWS_FLOATS_ABOVE
-from lasttoken_export.quantisation.fixed_inputs import FixedInputs, find_fixed_inputs
+from lasttoken_export.quantisation.fixed_inputs import MOST_OF_ALL, FixedInputs, find_fixed_inputs
 from lasttoken_export.quantisation.gptq import gptq_int8
 from lasttoken_export.quantisation.input_changes import InputChange, InputChanges
 from lasttoken_export.quantisation.rotation import (
@@ -50,6 +50,7 @@ class Int8Observer:
     def __init__(
         self, linear: LinearLayer, checkpoint: Checkpoint, sample: SampledTokens, *, is_early: bool
     ) -> None:
+        self._model_layers = checkpoint.config.num_layers
         self.linear, self._checkpoint, self._sample = linear, checkpoint, sample
         self._is_early = is_early
         self._outputs = some_outputs(self._read(None))
@@ -88,20 +89,29 @@ class Int8Observer:
                     best = InputChange(factors=factors, rotation=block), error
         return best[0]
 
+    def _error_of_states(self, change: InputChange, weight: Floats, outputs: _Outputs) -> float:
+        """Mean error that the layer adds to hidden states, of all tokens or of first ones."""
+        errors = []
+        for values, states in (
+            (self._sample.inputs(), self._sample.states()),
+            (self._sample.first_inputs(), self._sample.first_states()),
+        ):
+            inputs = _changed(values, change)
+            off = np.square(outputs.of(inputs) - inputs @ weight).sum(axis=1)
+            errors.append(float((off / states).mean()))
+        return max(errors)
+
     def result(self, changes: InputChanges) -> dict[str, Any]:
         """See `Observer`."""
-        factors, block = changes.factors(self.linear.name), changes.rotation(self.linear.name)
-
-        def changed(values: Floats) -> Floats:
-            values = values / factors
-            return values if block is None else rotate_columns(values, block)
-
-        mean = changed((self._sum / self._weight).astype(np.float32)[None])[0]
+        name = self.linear.name
+        change = InputChange(factors=changes.factors(name), rotation=changes.rotation(name))
+        factors, block = change.factors, change.rotation
+        mean = _changed((self._sum / self._weight).astype(np.float32)[None], change)[0]
         gram = self._gram / factors[:, None] / factors
         if block is not None:
             gram = rotate_gram(gram, block)
-        weight, inputs = self._read(changes), changed(self._sample.inputs())
-        fixed = find_fixed_inputs(weight, inputs, mean)
+        weight, inputs = self._read(changes), _changed(self._sample.inputs(), change)
+        fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
         if fixed is not None:  # what all tokens have in common is in the bias
             gram -= np.float32(self._weight) * np.outer(mean, mean)
         codes, scales = gptq_int8(weight, gram)
@@ -110,21 +120,11 @@ class Int8Observer:
         if fixed is not None:
             covered = mean if fixed.offset is None else mean - fixed.offset
             bias = mean @ weight - covered @ rounded
-
-        def outputs(inputs: Floats) -> Floats:
-            as_codes = by_rows(inputs) if fixed is None else fixed.rounded(inputs)
-            result: Floats = as_codes @ rounded + bias
-            return result
-
-        error = OutputError(weight, inputs).of_outputs(outputs(inputs))
+        outputs = _Outputs(rounded, fixed, bias)
+        error = OutputError(weight, inputs).of_outputs(outputs.of(inputs))
         needs_floats = error > ROWS_FLOATS_ABOVE or (self._is_early and self.linear.makes_heads)
-        if self.linear.adds_to_states:
-            for values, states in (
-                (inputs, self._sample.states()),
-                (changed(self._sample.first_inputs()), self._sample.first_states()),
-            ):
-                added = np.square(outputs(values) - values @ weight).sum(axis=1) / states
-                needs_floats |= float(added.mean()) > STATES_FLOATS_ABOVE
+        if self.linear.adds_to_states and not needs_floats:
+            needs_floats = self._error_of_states(change, weight, outputs) > STATES_FLOATS_ABOVE
         return {
             "factors": factors,
             "rotation": np.asarray(block or 0, np.int32),
@@ -138,6 +138,29 @@ class Int8Observer:
 
     def _read(self, changes: InputChanges | None) -> Floats:
         return self.linear.read_weight(self._checkpoint, np.dtype(np.float32), changes)
+
+
+class _Outputs:
+    """Outputs of the layer as int8 gives them.
+
+    Args:
+        weight: ``[in, out]`` as its codes say it.
+        fixed: How inputs become codes; None for a scale a token.
+        bias: ``[out]`` what is added.
+    """
+
+    def __init__(self, weight: Floats, fixed: FixedInputs | None, bias: Floats) -> None:
+        self._weight, self._fixed, self._bias = weight, fixed, bias
+
+    def of(self, inputs: Floats) -> Floats:
+        rounded = by_rows(inputs) if self._fixed is None else self._fixed.rounded(inputs)
+        outputs: Floats = rounded @ self._weight + self._bias
+        return outputs
+
+
+def _changed(values: Floats, change: InputChange) -> Floats:
+    values = values / change.factors
+    return values if change.rotation is None else rotate_columns(values, change.rotation)
 
 
 def _stored(fixed: FixedInputs | None) -> dict[str, Any]:
