@@ -15,8 +15,9 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quantisation import int8_observer
 from lasttoken_export.quantisation.calibrate import calibrate_model
-from lasttoken_export.quantisation.calibration import Calibration, scheme_of
+from lasttoken_export.quantisation.calibration import ROWS, Calibration, scheme_of
 from lasttoken_export.quantisation.rotated_checkpoint import with_rotated_states
 from lasttoken_export.server_modules import server_module
 from parity.test_architectures import CASES, build
@@ -150,8 +151,36 @@ def test_quantised_vectors_stay_close(name, precision, target, mean, models, tmp
         assert "DynamicQuantizeLinear" not in kinds
 
 
+def calibrated(model, folder, monkeypatch, *, most):
+    """The model with int8 for the CPU calibrated anew, one scale for all tokens up to an error."""
+    checkpoint, contract, scales = model
+    monkeypatch.setattr(int8_observer, "MOST_OF_ALL", most)
+    found = calibrate_model(
+        checkpoint, token_rows(1), precision="int8", contract=contract, folder=folder
+    )
+    return (checkpoint, contract, scales | {ROWS: found}), found
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("most", "fixed"), [(0, False), (np.inf, True)])
+def test_one_scale_for_all_tokens_or_a_scale_a_token(
+    most, fixed, name, models, tmp_path, monkeypatch
+):
+    model, found = calibrated(models(name), tmp_path, monkeypatch, most=most)
+    linears = found.manifest["linears"]
+    assert {found.fixed_inputs(linear) is not None for linear in linears} == {fixed}
+    session = session_of(model, tmp_path, "int8", "onnxruntime")
+    operators = {node.op_type for node in ir.load(tmp_path / "int8-onnxruntime.onnx").graph}
+    assert ("ReduceMax" in operators) is not fixed
+    reference = encode(session_of(model, tmp_path, "fp32", "onnxruntime"), token_rows(2))
+    vectors = encode(session, token_rows(2))
+    assert (vectors * reference).sum(1).mean() > 0.995
+    for row, vector in zip(token_rows(2), vectors, strict=True):
+        assert np.array_equal(encode(session, [row])[0], vector)
+
+
 def test_a_row_of_zeros_stays_zero(models, tmp_path, monkeypatch):
-    model = models("mistral, mean")
+    model, _ = calibrated(models("mistral, mean"), tmp_path, monkeypatch, most=0)
     checkpoint = model[0]
     read = type(checkpoint).read
 

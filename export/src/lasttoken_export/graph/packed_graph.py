@@ -24,7 +24,7 @@ from lasttoken_export.graph.pooling import (
     build_mean,
     pooled_tokens,
 )
-from lasttoken_export.graph.word_embeddings import build_int8_words
+from lasttoken_export.graph.word_embeddings import build_rounded_words, word_bits
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
 
@@ -127,7 +127,8 @@ class PackedGraph(ABC):
             self._graph, self._linears, hidden_size=checkpoint.config.hidden_size
         )
         # TensorRT takes int8 only between QuantizeLinear and DequantizeLinear.
-        self._int8_embeddings = not PRECISIONS[precision].is_float and target == "onnxruntime"
+        rounds_words = not PRECISIONS[precision].is_float and target == "onnxruntime"
+        self._rounded_words = PRECISIONS[precision].weights if rounds_words else None
 
     def build(self, *, rotary_positions: int, version: str) -> ir.Model:
         """Return the model; its weights are read only when it is saved.
@@ -244,9 +245,10 @@ class PackedGraph(ABC):
     def _embed(self, name: str, shape: tuple[int, int], input_ids: ir.Value) -> ir.Value:
         """Look the tokens up in the table of word embeddings: ``[T, hidden]``."""
         graph = self._graph
-        if self._int8_embeddings:
-            return build_int8_words(
-                graph, self._checkpoint, name, shape, input_ids, dtype=self._dtype
+        if self._rounded_words is not None:
+            bits = word_bits(self._checkpoint.config, self._rounded_words)
+            return build_rounded_words(
+                graph, self._checkpoint, name, shape, input_ids, bits=bits, dtype=self._dtype
             )
         return graph.op("Gather", [self._tensor(name, shape), input_ids], "words", {"axis": 0})
 

@@ -17,8 +17,8 @@ from lasttoken_export.quantisation.weights import Floats
 MIDDLE = 128
 """Zero point of a range that is symmetric around zero."""
 MOST_OF_ALL = 2e-3
-"""Mean relative squared error that the inputs of one linear layer may have with one scale, times the
-layers of the model, in which such errors add up; see docs/precisions.md."""
+"""Mean relative squared error of one linear layer's output that one scale for its inputs may make,
+times the layers of the model, in which such errors add up; see docs/precisions.md."""
 _WORTH_AN_OFFSET = 1.2
 """An offset is a pass over the inputs; the zero point is none."""
 _RANGES = np.geomspace(1, 0.05, 20)

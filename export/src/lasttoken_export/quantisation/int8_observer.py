@@ -32,9 +32,10 @@ from lasttoken_export.quantisation.weights import Floats
 ROTATED_ABOVE = 2e-4
 """Error with smoothing above which inputs are rotated where that costs a product; see
 docs/precisions.md."""
-STATES_FLOATS_ABOVE = 2e-5
-"""Mean squared error that a layer adds to hidden states, relative to them, above which it stays in
-floats: mean of all tokens, or of first ones, to which all others attend; see docs/precisions.md."""
+STATES_MOST_OF_ALL = 6e-4
+"""Mean squared error that a linear layer may add to hidden states, relative to them, times the
+layers of the model, for all tokens and for first ones, to which all others attend; one that adds
+more stays in floats; see docs/precisions.md."""
 
 
 class Int8Observer:
@@ -124,7 +125,8 @@ class Int8Observer:
         error = OutputError(weight, inputs).of_outputs(outputs.of(inputs))
         needs_floats = error > ROWS_FLOATS_ABOVE or (self._is_early and self.linear.makes_heads)
         if self.linear.adds_to_states and not needs_floats:
-            needs_floats = self._error_of_states(change, weight, outputs) > STATES_FLOATS_ABOVE
+            most = STATES_MOST_OF_ALL / self._model_layers
+            needs_floats = self._error_of_states(change, weight, outputs) > most
         return {
             "factors": factors,
             "rotation": np.asarray(block or 0, np.int32),

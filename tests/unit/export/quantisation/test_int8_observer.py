@@ -1,0 +1,53 @@
+"""Which layers int8 leaves in floats, for what their error would do to the hidden states."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lasttoken_export.graph.linear_layer import LinearLayer
+from lasttoken_export.quantisation.input_changes import LayerChanges
+from lasttoken_export.quantisation.int8_observer import Int8Observer
+from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
+
+TOKENS, SIZE = 40, 32
+RANDOM = np.random.default_rng(7)
+WEIGHT = RANDOM.normal(size=(SIZE, SIZE)).astype(np.float32)
+INPUTS = RANDOM.normal(size=(TOKENS, SIZE)).astype(np.float32)
+FIRST = np.array([0, 15])
+
+
+class Weights:
+    config = SimpleNamespace(num_layers=30)
+
+    @staticmethod
+    def read(name):
+        return WEIGHT.T
+
+
+def needs_floats(states, *, adds_to_states=True):
+    linear = LinearLayer(
+        name="layers.0.down", parts=(("down", SIZE),), in_features=SIZE, bias=False, fold=None,
+        smooths=(), adds_to_states=adds_to_states,
+    )  # fmt: skip
+    observer = Int8Observer(linear, Weights(), SampledTokens(SIZE, 1000, TOKENS, 0), is_early=False)
+    for half in (slice(0, 15), slice(15, TOKENS)):
+        observer.see(INPUTS[half], LayerBatch(states=states[half], first_tokens=np.array([0])))
+    changes = LayerChanges({linear.name: observer.choose()})
+    return bool(observer.result(changes)["floats"])
+
+
+@pytest.mark.parametrize(
+    ("scale_of_states", "scale_of_first", "expected"),
+    [(100.0, 100.0, False), (0.5, 0.5, True), (100.0, 0.5, True)],
+    ids=["small beside the states", "all there is", "all there is of first tokens"],
+)
+def test_a_layer_whose_error_weighs_on_the_states_stays_in_floats(
+    scale_of_states, scale_of_first, expected
+):
+    states = INPUTS @ WEIGHT * np.float32(scale_of_states)
+    states[FIRST] = (INPUTS @ WEIGHT)[FIRST] * np.float32(scale_of_first)
+    assert needs_floats(states) is expected
+    assert needs_floats(states, adds_to_states=False) is False
