@@ -179,6 +179,22 @@ def test_one_scale_for_all_tokens_or_a_scale_a_token(
         assert np.array_equal(encode(session, [row])[0], vector)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "nomic"])
+def test_a_scale_a_token_of_up_reaches_one_scale_for_all_behind_it(
+    name, models, tmp_path, monkeypatch
+):
+    model, _ = calibrated(models(name), tmp_path, monkeypatch, most=np.inf)
+    found = Calibration.fixed_inputs
+    monkeypatch.setattr(
+        Calibration,
+        "fixed_inputs",
+        lambda self, linear: found(self, linear) if linear.endswith(("down_proj", "fc2")) else None,
+    )
+    vectors = encode(session_of(model, tmp_path, "int8", "onnxruntime"), token_rows(2))
+    reference = encode(session_of(model, tmp_path, "fp32", "onnxruntime"), token_rows(2))
+    assert (vectors * reference).sum(1).mean() > 0.99
+
+
 def test_a_row_of_zeros_stays_zero(models, tmp_path, monkeypatch):
     model, _ = calibrated(models("mistral, mean"), tmp_path, monkeypatch, most=0)
     checkpoint = model[0]

@@ -11,6 +11,7 @@ from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.quantisation.input_changes import LayerChanges
 from lasttoken_export.quantisation.int8_observer import Int8Observer
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
+from lasttoken_export.quantisation.weights import int8_channel_scales, to_int8
 
 TOKENS, SIZE = 40, 32
 RANDOM = np.random.default_rng(7)
@@ -27,16 +28,20 @@ class Weights:
         return WEIGHT.T
 
 
-def needs_floats(states, *, adds_to_states=True):
+def result(inputs, states, *, adds_to_states):
     linear = LinearLayer(
         name="layers.0.down", parts=(("down", SIZE),), in_features=SIZE, bias=False, fold=None,
         smooths=(), adds_to_states=adds_to_states,
     )  # fmt: skip
     observer = Int8Observer(linear, Weights(), SampledTokens(SIZE, 1000, TOKENS, 0), is_early=False)
     for half in (slice(0, 15), slice(15, TOKENS)):
-        observer.see(INPUTS[half], LayerBatch(states=states[half], first_tokens=np.array([0])))
+        observer.see(inputs[half], LayerBatch(states=states[half], first_tokens=np.array([0])))
     changes = LayerChanges({linear.name: observer.choose()})
-    return bool(observer.result(changes)["floats"])
+    return observer.result(changes)
+
+
+def needs_floats(states, *, adds_to_states=True):
+    return bool(result(INPUTS, states, adds_to_states=adds_to_states)["floats"])
 
 
 @pytest.mark.parametrize(
@@ -51,3 +56,15 @@ def test_a_layer_whose_error_weighs_on_the_states_stays_in_floats(
     states[FIRST] = (INPUTS @ WEIGHT)[FIRST] * np.float32(scale_of_first)
     assert needs_floats(states) is expected
     assert needs_floats(states, adds_to_states=False) is False
+
+
+def test_weights_are_rounded_for_what_is_left_when_the_common_part_is_taken_away():
+    mixing = RANDOM.normal(size=(6, SIZE))
+    own = (RANDOM.normal(size=(TOKENS, 6)) @ mixing).astype(np.float32)
+    common = (30 * RANDOM.normal(size=SIZE)).astype(np.float32)
+    found = result(own + common, own, adds_to_states=False)
+    assert "offset" in found
+    weight = found["int8_codes"] * found["int8_scales"] / found["factors"][:, None]
+    nearest = to_int8(WEIGHT, int8_channel_scales(WEIGHT)) * int8_channel_scales(WEIGHT)
+    off, off_nearest = (np.square(own @ (w - WEIGHT)).mean() for w in (weight, nearest))
+    assert off < 0.3 * off_nearest
