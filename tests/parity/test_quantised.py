@@ -15,7 +15,7 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quantisation import int8_observer
+from lasttoken_export.quantisation import fixed_inputs, int8_observer
 from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.quantisation.calibration import ROWS, Calibration, scheme_of
 from lasttoken_export.quantisation.rotated_checkpoint import with_rotated_states
@@ -155,6 +155,7 @@ def calibrated(model, folder, monkeypatch, *, most):
     """The model with int8 for the CPU calibrated anew, one scale for all tokens up to an error."""
     checkpoint, contract, scales = model
     monkeypatch.setattr(int8_observer, "MOST_OF_ALL", most)
+    monkeypatch.setattr(fixed_inputs, "AS_GOOD", 0)
     found = calibrate_model(
         checkpoint, token_rows(1), precision="int8", contract=contract, folder=folder
     )

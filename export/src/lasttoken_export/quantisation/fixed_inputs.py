@@ -1,4 +1,4 @@
-"""One int8 scale for all tokens, where its error is small enough.
+"""One int8 scale for all tokens, where its error is small or hardly more than a scale a token's.
 
 It needs no pass over the inputs to find a row's scale and none over the outputs to apply it, and
 biases are added within the product. What all tokens have in common, which a scale a token has to
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lasttoken_export.quantisation.smoothing import OutputError, some_outputs
+from lasttoken_export.quantisation.smoothing import OutputError, by_rows, some_outputs
 from lasttoken_export.quantisation.weights import Floats
 
 MIDDLE = 128
@@ -19,6 +19,8 @@ MIDDLE = 128
 MOST_OF_ALL = 2e-3
 """Mean relative squared error of one linear layer's output that one scale for its inputs may make,
 times the layers of the model, in which such errors add up; see docs/precisions.md."""
+AS_GOOD = 1.4
+"""Times the error of a scale a token, up to which it is taken however large it is."""
 _WORTH_AN_OFFSET = 1.2
 """An offset is a pass over the inputs; the zero point is none."""
 _RANGES = np.geomspace(1, 0.05, 20)
@@ -55,7 +57,7 @@ def find_fixed_inputs(
         weight: ``[in, out]`` in floats: only the inputs' error counts.
         inputs: ``[tokens, in]`` sampled inputs.
         mean: ``[in]`` of all inputs.
-        most: Mean relative squared error of the output that is taken.
+        most: Mean relative squared error of the output that is taken at least.
 
     Returns:
         With an offset where that is clearly better; None where the error is too large.
@@ -79,7 +81,8 @@ def find_fixed_inputs(
     )
     worth_it = by_channel[0] * _WORTH_AN_OFFSET < by_zero_point[0]
     loss, fixed = by_channel if worth_it else by_zero_point
-    return fixed if loss <= most else None
+    as_good = AS_GOOD * error.of(by_rows(inputs), searched)
+    return fixed if loss <= max(most, as_good) else None
 
 
 def _between(lowest: float, highest: float) -> FixedInputs:

@@ -51,6 +51,12 @@ def test_tokens_of_unlike_sizes_keep_a_scale_each():
     assert find(inputs, most=0.01) is None
 
 
+def test_one_scale_is_taken_where_it_does_about_as_well():
+    signs = RANDOM.choice([-1, 1], (300, 64)).astype(np.float32)  # all tokens are of one size
+    assert find(signs, most=0) is not None
+    assert find(RANDOM.normal(size=(300, 64)).astype(np.float32), most=0) is None
+
+
 def test_an_error_that_is_asked_for_is_kept():
     inputs = RANDOM.normal(size=(300, 64)).astype(np.float32)
     fixed = find(inputs, most=1e-3)
