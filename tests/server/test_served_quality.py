@@ -13,6 +13,7 @@ from lasttoken import EmbeddingClient
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.token_rows import embed_rows, open_graph, tokenize_set
 from lasttoken_export.quality.verify_repository import open_artefact
+from lasttoken_perf.cli import main
 from lasttoken_perf.errors import TaskUnavailable
 from lasttoken_perf.mteb_task import open_mteb_task, score_served
 from lasttoken_perf.quality_served import embed_task, spearman
@@ -33,6 +34,18 @@ def test_served_vectors_are_those_that_were_verified(smollm2_server, smollm2_rep
     rows = tokenize_set(artefact.tokenizer_folder, texts)
     verified = embed_rows(open_graph(artefact.graph), rows)
     np.testing.assert_array_equal(np.concatenate([queries, documents]), verified)
+
+
+@pytest.mark.server
+def test_the_command_exports_serves_and_compares(tmp_path):
+    found = tmp_path / "quality.json"
+    arguments = ["quality", "--model", "all-minilm-l6-v2", "--precision", "fp16", "--set", "python"]
+    places = ["--pairs", "6", "--folder", str(tmp_path / "exports"), "--output", str(found)]
+    assert main([*arguments, *places]) == 0
+    rows = {row["precision"]: row for row in json.loads(found.read_text())["rows"]}
+    assert set(rows) == {"fp32", "fp16"}
+    assert rows["fp32"]["mean_cosine"] == pytest.approx(1, abs=1e-6)
+    assert 0.999 < rows["fp16"]["minimum_cosine"] < 1
 
 
 REVISION = "a" * 40

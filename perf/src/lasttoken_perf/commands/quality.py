@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         raise TaskUnavailable(
             f"{missing[0]} cannot be served on {TARGET}: {reasons.get(missing[0], 'no such one')}"
         )
-    with LocalTriton(options.folder / options.model, cache_folder=cache) as server:
+    with LocalTriton(artefacts["fp32"].repository, cache_folder=cache) as server:
         if isinstance(task, QualityTask):
             return _on_texts(task, entry, artefacts, server.grpc_url)
         return _on_mteb(options.task, task, entry, artefacts, server.grpc_url)
