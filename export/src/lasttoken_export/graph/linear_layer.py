@@ -126,6 +126,11 @@ class LinearLayer:
         return self.fold is not None and self.fold.head_dim is not None
 
     @property
+    def input_channels(self) -> NDArray[np.int64] | None:
+        """Of `Fold`: ``[in]`` the channel upstream that makes each input; None for none."""
+        return None if self.fold is None else self.fold.channels
+
+    @property
     def makes_heads(self) -> bool:
         """Whether its outputs are queries, keys and values."""
         return any(fold.head_dim is not None for fold, _ in self.smooths)

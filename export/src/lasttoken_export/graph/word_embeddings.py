@@ -16,6 +16,7 @@ from lasttoken_export.quantisation.weights import (
     in_half_precision,
     int4_block_scales,
     int8_channel_scales,
+    pack_by_columns,
     to_int8,
 )
 
@@ -60,30 +61,29 @@ def build_rounded_words(
     """
     words, size = shape
     block = block_size(size)
-    blocks = size // (block or size)
     four = bits == 4 and block is not None
+    block = block or size
+    blocks = size // block
 
     def read() -> NDArray[np.float32]:
-        return checkpoint.read(name).astype(np.float32).reshape(words, blocks, -1)
+        return checkpoint.read(name).astype(np.float32).reshape(words, blocks, block)
 
-    def scales() -> NDArray[np.float32]:
+    def scales() -> NDArray[np.float32]:  # [words, blocks]
         elements_first = read().transpose(2, 0, 1)
         if four:
-            flat = elements_first.reshape(size // blocks, -1)
-            return int4_block_scales(flat, size // blocks).reshape(words, blocks)
+            flat = int4_block_scales(elements_first.reshape(block, -1), block)
+            return flat.reshape(words, blocks)
         return in_half_precision(int8_channel_scales(elements_first))
 
     def packed() -> NDArray[np.uint8]:
-        codes = np.clip(np.rint(read() / scales()[..., None]), -8, 7).reshape(words, size)
-        nibbles = (codes + 8).astype(np.uint8)
-        halves: NDArray[np.uint8] = nibbles[:, : size // 2] | (nibbles[:, size // 2 :] << 4)
-        return halves
+        codes = np.clip(np.rint(read() / scales()[..., None]), -8, 7).astype(np.int8)
+        return pack_by_columns(codes.reshape(words, size).T, block)
 
     if four:
-        table = graph.weight(name, (words, size // 2), ir.DataType.UINT8, packed)
+        table = graph.weight(name, (words, blocks, block // 2), ir.DataType.UINT8, packed)
     else:
         table = graph.weight(
-            name, (words, blocks, size // blocks), ir.DataType.INT8,
+            name, (words, blocks, block), ir.DataType.INT8,
             lambda: to_int8(read(), scales()[..., None]),
         )  # fmt: skip
     scale = graph.weight(
@@ -91,26 +91,34 @@ def build_rounded_words(
         lambda: scales()[..., None].astype(np.float16),
     )  # fmt: skip
     codes = graph.op("Gather", [table, input_ids], "word_codes", {"axis": 0})
+    if four:
+        values = _unpacked(graph, codes, (blocks, block), dtype)
+    else:
+        values = graph.op("Cast", [codes], "word_codes_floats", {"to": dtype})
     rows = graph.op("Gather", [scale, input_ids], "word_scales", {"axis": 0})
-    floats = graph.op("Cast", [rows], "word_scales_floats", {"to": dtype})
-    if four:
-        codes = _unpacked(graph, codes)
-    values = graph.op("Cast", [codes], "word_codes_floats", {"to": dtype})
-    if four:
-        eight = graph.constant(np.asarray(8, dtype.numpy()))
-        centred = graph.op("Sub", [values, eight], "word_codes_centred")
-        by_block = graph.constant(np.asarray([-1, blocks, size // blocks], np.int64))
-        values = graph.op("Reshape", [centred, by_block], "word_codes_blocks")
-    product = graph.op("Mul", [values, floats], "word_blocks")
+    factors = graph.op("Cast", [rows], "word_scales_floats", {"to": dtype})
+    product = graph.op("Mul", [values, factors], "word_blocks")
     flat = graph.constant(np.asarray([-1, size], np.int64))
     return graph.op("Reshape", [product, flat], "words")
 
 
-def _unpacked(graph: GraphBuilder, packed: ir.Value) -> ir.Value:
-    """Part bytes ``[T, size / 2]`` into their halves, the lower ones first: ``[T, size]``."""
+def _unpacked(
+    graph: GraphBuilder, packed: ir.Value, blocks: tuple[int, int], dtype: ir.DataType
+) -> ir.Value:
+    """Undo `pack_by_columns`: bytes ``[T, blocks, block / 2]`` to floats ``[T, blocks, block]``."""
     four, fifteen = (graph.constant(np.asarray(number, np.uint8)) for number in (4, 15))
-    halves = [
-        graph.op("BitwiseAnd", [packed, fifteen], "word_codes_low"),
-        graph.op("BitShift", [packed, four], "word_codes_high", {"direction": "RIGHT"}),
+    last_axis = graph.constant(np.asarray([-1], np.int64))
+    halves = {
+        "low": graph.op("BitwiseAnd", [packed, fifteen], "word_codes_low"),
+        "high": graph.op("BitShift", [packed, four], "word_codes_high", {"direction": "RIGHT"}),
+    }
+    columns = [
+        graph.op("Unsqueeze", [half, last_axis], f"word_codes_{which}_column")
+        for which, half in halves.items()
     ]
-    return graph.op("Concat", halves, "word_codes_unpacked", {"axis": -1})
+    pairs = graph.op("Concat", columns, "word_codes_pairs", {"axis": -1})
+    shape = graph.constant(np.asarray([-1, *blocks], np.int64))
+    codes = graph.op("Reshape", [pairs, shape], "word_codes_blocks")
+    floats = graph.op("Cast", [codes], "word_codes_floats", {"to": dtype})
+    eight = graph.constant(np.asarray(8, dtype.numpy()))
+    return graph.op("Sub", [floats, eight], "word_codes_centred")

@@ -23,8 +23,9 @@ STATIC_FLOATS_ABOVE = 0.02
 row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
 BLOCKS, ROWS, STATIC = "gptq-2", "int8-rows-3", "smoothquant-1"
-"""Schemes: weights in blocks; int8 with a scale a row of the inputs; int8 and fp8 with one scale
-for all. A change of the arithmetic changes the name."""
+"""Schemes: weights in blocks; int8 with a scale a row of the inputs, or one for all where that will
+do; int8 and fp8 with one scale for all. A change of the arithmetic or of its constants changes the
+name: a calibration that is kept is found by it."""
 
 
 def scheme_of(precision: str, target: str) -> str:

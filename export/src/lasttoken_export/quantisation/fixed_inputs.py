@@ -3,6 +3,8 @@
 It needs no pass over the inputs to find a row's scale and none over the outputs to apply it, and
 biases are added within the product. What all tokens have in common, which a scale a token has to
 cover too, is taken away first: by the zero point, which costs nothing, or channel by channel.
+
+Source: Outlier Suppression+, https://arxiv.org/abs/2304.09145, channel-wise shifting.
 """
 
 from __future__ import annotations

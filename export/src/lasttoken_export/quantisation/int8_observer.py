@@ -72,7 +72,7 @@ class Int8Observer:
     def choose(self) -> InputChange:
         """See `Observer`."""
         inputs, weight = self._sample.inputs(), self._read(None)
-        channels = None if self.linear.fold is None else self.linear.fold.channels
+        channels = self.linear.input_channels
         smoothed = find_row_smoothing(weight, inputs, self._sample.largest, channels)
         best = InputChange(factors=smoothed.factors), smoothed.error
         fold = self.linear.fold

@@ -78,7 +78,7 @@ class _StaticObserver:
         self._sample.see(values, batch)
 
     def choose(self) -> InputChange:
-        channels = None if self.linear.fold is None else self.linear.fold.channels
+        channels = self.linear.input_channels
         self._found = find_smoothing(
             self._weight(), self._sample.inputs(), self._sample.largest, channels
         )
