@@ -151,6 +151,19 @@ def test_quantised_vectors_stay_close(name, precision, target, mean, models, tmp
         assert "DynamicQuantizeLinear" not in kinds
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-weights", "int4"])
+def test_options_of_processors_that_saturate_change_no_bit(
+    precision, models, tmp_path, monkeypatch
+):
+    """They are set here as for such a processor, whatever this one is."""
+    model = models(NAMES[0])
+    expected = encode(session_of(model, tmp_path, precision, "onnxruntime"), token_rows(2))
+    module = server_module(ENCODER, "onnxruntime_engine")
+    monkeypatch.setattr(module, "int8_products_saturate", lambda flags: True)
+    session = session_of(model, tmp_path, precision, "onnxruntime")
+    assert np.array_equal(encode(session, token_rows(2)), expected)
+
+
 def calibrated(model, folder, monkeypatch, *, most):
     """The model with int8 for the CPU calibrated anew, one scale for all tokens up to an error."""
     checkpoint, contract, scales = model

@@ -18,6 +18,7 @@ from lasttoken_export.checkpoint import Checkpoint, validate_tensors
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.graph.unsigned_weights import use_unsigned_weights
 from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_files import (
     check_tokenizer,
@@ -190,9 +191,18 @@ def export_model(
         "safe": entry.precisions,
         "contract": contract,
     }
-    graph = model_graph(checkpoint, **graph_options).build(
-        rotary_positions=max_batch_tokens, version=__version__
-    )
+
+    def build(num_layers: int | None = None) -> ir.Model:
+        built = model_graph(checkpoint, **graph_options, num_layers=num_layers).build(
+            # No fewer than the checks of an export use.
+            rotary_positions=max(max_batch_tokens, preferred_tokens),
+            version=__version__,
+        )
+        if native is not None:
+            use_unsigned_weights(built)
+        return built
+
+    graph = build()
     weights = (value.const_value for value in graph.graph.initializers.values())
     weight_bytes = sum(weight.nbytes for weight in weights if weight is not None)
     profile = PlanProfile(
@@ -239,9 +249,7 @@ def export_model(
         check_tokenizer(writer)
         graph_file = writer.version_folder(ENCODER) / "encoder.onnx"
         save_graph(graph, graph_file, weight_bytes, on_bytes)
-        first_layer = model_graph(checkpoint, **graph_options, num_layers=1).build(
-            rotary_positions=max_batch_tokens, version=__version__
-        )
+        first_layer = build(num_layers=1)
         checks: dict[str, Any] = {"weight_bytes_compared": check_weights(graph_file, first_layer)}
         checked_file, layers = graph_file, config.num_layers
         if not fits_into_memory(weight_bytes):

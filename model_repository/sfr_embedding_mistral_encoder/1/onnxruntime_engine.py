@@ -10,6 +10,7 @@ import onnxruntime as ort
 from computed_work import ComputedWork, packed_work
 from denormals import SESSION_OPTION, denormals_are_zero, kept_environment
 from numpy.typing import NDArray
+from processor import EXACT_OPTIONS, int8_products_saturate, processor_flags
 
 _PROVIDERS = {
     "onnxruntime-cpu": "CPUExecutionProvider",
@@ -40,6 +41,9 @@ def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.Inf
     # Every batch has shapes of its own: planned memory would be planned anew each time.
     options.enable_mem_pattern = False
     options.add_session_config_entry(SESSION_OPTION, "1")
+    if int8_products_saturate(processor_flags()):
+        for key, value in EXACT_OPTIONS.items():
+            options.add_session_config_entry(key, value)
     with kept_environment():  # the process's first session would change this thread's for good
         session = ort.InferenceSession(graph, options, providers=[provider])
     # Another provider would be a silent fallback to a far slower device.

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from tokenizer_settings import parse_settings
@@ -17,6 +18,7 @@ from lasttoken_export.native_config import (
     native_encoder_config,
     native_ensemble_config,
 )
+from lasttoken_export.quality.export_check import QualityOptions
 from lasttoken_export.quality.token_rows import encode_rows, open_graph
 from unit.export.checkpoints import tensors, write_folder
 from unit.export.test_export import BYTES_CONFIG, make_entry
@@ -119,8 +121,8 @@ def test_the_graph_takes_the_largest_batch_that_can_be_formed(session, encoder_c
     ]
     vectors = run(session, encoder_config, longest)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    with pytest.raises(Exception, match="cos_cache"):  # one row more, which Triton never adds
-        run(session, encoder_config, [*longest, longest[0]])
+    with pytest.raises(Exception, match="cos_cache"):  # 544 tokens; Triton never adds so many
+        run(session, encoder_config, 17 * longest[:1])
 
 
 def test_concatenated_requests_give_each_rows_own_vector(repository, session, encoder_config):
@@ -167,6 +169,38 @@ def test_each_runtime_has_its_backend(runtime, backend, kind):
     assert (config.default_model_filename, config.max_batch_size) == ("encoder.plan", 4)
     assert not config.parameters
     assert encoder.max_batch_tokens == 2048
+
+
+def test_its_int8_is_exact_on_any_processor_without_an_option(tmp_path):
+    """Triton's backend sets none; the weights are unsigned, the vectors those of signed ones."""
+    folder = write_folder(tmp_path / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    checkpoint = open_checkpoint(folder)
+    for encoder in ("python", "native"):
+        options = ExportOptions(
+            output=tmp_path / encoder,
+            encoder=encoder,
+            precision="int8",
+            quality=QualityOptions(accepted={"mean_cosine": None, "ndcg_loss": None}),
+        )
+        export_model(checkpoint, make_entry(), options)
+    signed, unsigned = (
+        tmp_path / encoder / "small_encoder/1/encoder.onnx" for encoder in ("python", "native")
+    )
+    weights = [
+        node.inputs[1].const_value.dtype
+        for node in ir.load(unsigned).graph
+        if node.op_type == "MatMulIntegerToFloat"
+    ]
+    assert weights
+    assert set(weights) == {ir.DataType.UINT8}
+    plain = onnxruntime.InferenceSession(unsigned)
+    random = np.random.default_rng(3)
+    rows = [random.integers(0, 259, size, dtype=np.int32) for size in (1, 9, 30)]
+    lengths = np.array([len(row) for row in rows], np.int32)
+    feeds = {"input_ids": np.concatenate(rows), "row_lengths": lengths}
+    [vectors] = plain.run(None, feeds | {"slots": np.zeros(30, np.int32)})
+    np.testing.assert_array_equal(vectors, encode_rows(open_graph(signed), rows))
 
 
 def test_what_triton_has_no_backend_for_is_refused(tmp_path):
