@@ -26,7 +26,7 @@ TEXTS = [
     "def median(values): return sorted(values)[len(values) // 2]",
 ]
 SERVED = [name for name, p in PRECISIONS.items() if "onnxruntime" in p.targets]
-MEAN_COSINE = {"fp16": 0.9999, "int8": 0.99, "int8-weights": 0.999, "int4": 0.95}
+MEAN_COSINE = {"fp16": 0.9999, "int8": 0.999, "int8-weights": 0.999, "int4": 0.95}
 
 
 def model_name(precision):

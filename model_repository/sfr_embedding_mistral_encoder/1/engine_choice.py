@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from encoder_settings import PLAN_RUNTIMES, EncoderSettings
 from engine import Engine
 from onnxruntime_engine import OnnxRuntimeEngine
 from padded_engine import PaddedEngine
+from processor import int8_products_saturate, processor_flags
 from tensorrt_engine import open_tensorrt_engine
+
+_log = logging.getLogger(__name__)
 
 
 def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
@@ -23,6 +27,11 @@ def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
     """
     if settings.runtime in PLAN_RUNTIMES:
         return open_tensorrt_engine(version_folder, settings)
+    if settings.precision == "int8" and int8_products_saturate(processor_flags()):
+        _log.warning(
+            "this processor has no VNNI: int8 is as exact as elsewhere and saves memory, but not "
+            "much time; see docs/precisions.md"
+        )
     kind = PaddedEngine if settings.graph_form == "padded" else OnnxRuntimeEngine
     return kind(
         version_folder / "encoder.onnx",

@@ -1,5 +1,9 @@
 """Products of bytes are exact, whatever the processor of this machine."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import engine_choice
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -100,3 +104,17 @@ def test_weights_stay_signed_where_that_is_exact(tmp_path, monkeypatch):
         open_session(path, runtime="onnxruntime-cpu", intra_op_threads=1)
         [node] = ir.load(tmp_path / "optimised.onnx").graph
         assert node.inputs[1].const_value.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("precision", "saturate", "told"),
+    [("int8", True, True), ("int8", False, False), ("int8-weights", True, False)],
+)
+def test_a_server_says_that_int8_is_slow_there(precision, saturate, told, monkeypatch, caplog):
+    monkeypatch.setattr(engine_choice, "int8_products_saturate", lambda flags: saturate)
+    monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", lambda graph, **options: graph)
+    settings = SimpleNamespace(
+        runtime="onnxruntime-cpu", graph_form="packed", precision=precision, intra_op_threads=0
+    )
+    assert engine_choice.open_engine(Path("1"), settings) == Path("1/encoder.onnx")
+    assert ("no VNNI" in caplog.text) == told
