@@ -194,9 +194,7 @@ def export_model(
 
     def build(num_layers: int | None = None) -> ir.Model:
         built = model_graph(checkpoint, **graph_options, num_layers=num_layers).build(
-            # No fewer than the checks of an export use.
-            rotary_positions=max(max_batch_tokens, preferred_tokens),
-            version=__version__,
+            rotary_positions=max_batch_tokens, version=__version__
         )
         if native is not None:
             use_unsigned_weights(built)
@@ -272,6 +270,7 @@ def export_model(
             checkpoint=checkpoint,
             contract=contract,
             tokenizer_folder=writer.version_folder(TOKENIZER),
+            max_batch_tokens=max_batch_tokens,
             memory_bytes=3 * weight_bytes,
             save_first_layer=lambda path: ir.save(first_layer, path),
             options=options.quality,

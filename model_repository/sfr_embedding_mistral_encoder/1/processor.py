@@ -26,7 +26,11 @@ _AVX512 = frozenset(("avx512f", "avx512bw", "avx512dq", "avx512vl"))
 
 
 def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the features that Linux names of the first processor; none where it names none."""
+    """Return the features that Linux names of the first processor; none where it names none.
+
+    Args:
+        cpuinfo: Where it names them: proc_cpuinfo(5).
+    """
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

@@ -70,24 +70,23 @@ def test_all_names_what_the_package_exports():
 
 
 def test_import_is_light():
-    """No more than numpy, which it needs, and as much again; in the main thread's CPU time."""
+    """Under half a second; counted in the main thread's CPU time, as the machine may be busy."""
     program = (
-        "import time; begin = time.thread_time(); import numpy; "
-        "numpys = time.thread_time() - begin; import lasttoken; "
-        "spent = (time.thread_time() - begin) / numpys; import sys; "
+        "import time; begin = time.thread_time(); import lasttoken; "
+        "spent = time.thread_time() - begin; import sys; "
         "heavy = ['grpc', 'tritonclient', 'google.protobuf', 'lasttoken.local', 'lasttoken.cli', "
-        "'opentelemetry', 'torch', 'pandas', 'pyarrow']; "
+        "'asyncio', 'opentelemetry', 'torch', 'pandas', 'pyarrow']; "
         "print(spent, [name for name in heavy if name in sys.modules])"
     )
-    ratios = []
+    seconds = []
     for _ in range(3):
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True
         )
         spent, loaded = done.stdout.split(maxsplit=1)
         assert loaded.strip() == "[]"
-        ratios.append(float(spent))
-    assert min(ratios) < 2
+        seconds.append(float(spent))
+    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,14 @@ _WEIGHT, _WEIGHT_ZERO_POINT, _MOST_INPUTS = 1, 5, 7
 
 
 def use_unsigned_weights(model: ir.Model) -> None:
-    """Change the weights of all `MatMulIntegerToFloat` of a graph; nothing is read yet."""
+    """Change the weights of all `MatMulIntegerToFloat` of a graph; nothing is read yet.
+
+    Args:
+        model: Changed in place. Weights ``[in, out] int8`` without a zero point become uint8 with
+            one; a graph without such products stays as it is.
+
+    Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
     graph = model.graph
     name = "weight_zero_point"
     for node in graph:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken_export.quality.token_rows import Encoder, cut_into_batches, encode_rows
+from lasttoken_export.quality.token_rows import BATCH_TOKENS, Encoder, cut_into_batches, encode_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class BatchInvariance:
 
 
 def check_batch_invariance(
-    encoder: Encoder, rows: Sequence[NDArray[np.int32]], *, sample: int
+    encoder: Encoder, rows: Sequence[NDArray[np.int32]], *, sample: int, tokens: int = BATCH_TOKENS
 ) -> BatchInvariance:
     """Compute some rows alone, then in batches of other make-up.
 
@@ -37,6 +37,7 @@ def check_batch_invariance(
         encoder: Runs the graph.
         rows: One ``[length] int32`` a text.
         sample: How many of them, spread evenly over the lengths.
+        tokens: Most tokens of a batch.
     """
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     places = np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(int)
@@ -48,7 +49,7 @@ def check_batch_invariance(
     same, largest = True, 0.0
     for order in orders:
         packed = np.empty_like(alone)
-        for batch in cut_into_batches(order.tolist(), lengths):
+        for batch in cut_into_batches(order.tolist(), lengths, tokens=tokens):
             packed[batch] = encode_rows(encoder, [chosen[index] for index in batch])
         same &= packed.tobytes() == alone.tobytes()
         largest = float(np.maximum(largest, np.abs(packed - alone).max()))  # NaN stays

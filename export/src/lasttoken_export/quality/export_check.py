@@ -71,6 +71,7 @@ def check_export(
     checkpoint: Checkpoint,
     contract: EmbeddingContract,
     tokenizer_folder: Path,
+    max_batch_tokens: int,
     memory_bytes: int,
     save_first_layer: Callable[[Path], None],
     options: QualityOptions,
@@ -86,6 +87,7 @@ def check_export(
         checkpoint: What the reference is built from.
         contract: Pooling and attention.
         tokenizer_folder: Version folder of the tokenizer that was written.
+        max_batch_tokens: Most tokens that the graph takes in one run.
         memory_bytes: What running the graph takes.
         save_first_layer: Writes the graph with its first layer only, to a path beside it.
         options: The caller's choices.
@@ -135,6 +137,7 @@ def check_export(
             reference,
             queries=len(texts.queries),
             invariance_rows=_INVARIANCE_ROWS,
+            max_batch_tokens=max_batch_tokens,
             on_rows=on_rows,
         )
     finally:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lasttoken_export.quality.batch_invariance import BatchInvariance, check_batch_invariance
 from lasttoken_export.quality.quality_report import QualityFigures, quality_figures
-from lasttoken_export.quality.token_rows import Encoder, embed_rows, open_graph
+from lasttoken_export.quality.token_rows import BATCH_TOKENS, Encoder, embed_rows, open_graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ def measure_graph(
     *,
     queries: int,
     invariance_rows: int,
+    max_batch_tokens: int = BATCH_TOKENS,
     on_rows: Callable[[int], None] | None = None,
 ) -> Measurement:
     """Embed rows of queries and documents and compare.
@@ -44,13 +45,15 @@ def measure_graph(
         reference: ``[texts, dim]`` of the fp32 graph.
         queries: How many of the texts are queries.
         invariance_rows: Rows that are computed alone and in company; 0 for none.
+        max_batch_tokens: Most tokens that the graph takes in one run.
         on_rows: Told how many more rows are done.
     """
     encoder: Encoder = open_graph(graph) if isinstance(graph, Path) else graph
-    candidate = embed_rows(encoder, rows, on_rows=on_rows)
+    tokens = min(BATCH_TOKENS, max_batch_tokens)
+    candidate = embed_rows(encoder, rows, tokens=tokens, on_rows=on_rows)
     return Measurement(
         figures=quality_figures(candidate, reference, queries=queries),
-        invariance=check_batch_invariance(encoder, rows, sample=invariance_rows)
+        invariance=check_batch_invariance(encoder, rows, sample=invariance_rows, tokens=tokens)
         if invariance_rows
         else None,
     )

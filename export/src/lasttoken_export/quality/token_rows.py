@@ -15,7 +15,8 @@ from lasttoken_export.server_modules import server_module
 
 _QUERY_PROMPTS = ("query", "search_query")
 _DOCUMENT_PROMPTS = ("document", "passage", "search_document")
-_BATCH_TOKENS = 512
+BATCH_TOKENS = 512
+"""Tokens of a batch that is computed for a comparison, where the graph takes so many."""
 
 
 class Encoder(Protocol):
@@ -61,6 +62,7 @@ def embed_rows(
     encoder: Encoder,
     rows: Sequence[NDArray[np.int32]],
     *,
+    tokens: int = BATCH_TOKENS,
     on_rows: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Embed rows in batches of similar lengths.
@@ -68,6 +70,7 @@ def embed_rows(
     Args:
         encoder: Runs the graph.
         rows: One ``[length] int32`` a text.
+        tokens: Most tokens of a batch; a longer row is alone.
         on_rows: Told how many more rows are done.
 
     Returns:
@@ -75,7 +78,8 @@ def embed_rows(
     """
     vectors: NDArray[np.float32] | None = None
     lengths = [len(row) for row in rows]
-    for batch in cut_into_batches(sorted(range(len(rows)), key=lengths.__getitem__), lengths):
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    for batch in cut_into_batches(order, lengths, tokens=tokens):
         found = encode_rows(encoder, [rows[index] for index in batch])
         if vectors is None:
             vectors = np.empty((len(rows), found.shape[1]), np.float32)
@@ -87,7 +91,7 @@ def embed_rows(
 
 
 def cut_into_batches(
-    order: Sequence[int], lengths: Sequence[int], *, tokens: int = _BATCH_TOKENS
+    order: Sequence[int], lengths: Sequence[int], *, tokens: int = BATCH_TOKENS
 ) -> list[list[int]]:
     """Cut rows, in the order given, into batches of at most so many tokens; a longer row is alone.
 
