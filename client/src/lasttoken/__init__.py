@@ -12,10 +12,8 @@ The server of this machine is in `lasttoken.local`, which is imported on its own
 
 from __future__ import annotations
 
-import typing
+from typing import TYPE_CHECKING
 
-from lasttoken.client import EmbeddingClient
-from lasttoken.embeddings import Embeddings, ModelInfo, ServerInfo
 from lasttoken.errors import (
     AuthenticationFailed,
     DeadlineExceeded,
@@ -39,12 +37,14 @@ from lasttoken.errors import (
     UnsupportedPlatform,
 )
 from lasttoken.options import ClientOptions, RetryPolicy
-from lasttoken.quantization import quantize
 from lasttoken.security import KeepAlive, Tls
-from lasttoken.similarity import similarity, similarity_pairwise
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from lasttoken.async_client import AsyncEmbeddingClient
+    from lasttoken.client import EmbeddingClient
+    from lasttoken.cosine import similarity, similarity_pairwise
+    from lasttoken.embeddings import Embeddings, ModelInfo, ServerInfo
+    from lasttoken.quantization import quantize
 
 __all__ = [
     "AsyncEmbeddingClient",
@@ -82,11 +82,29 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import the asynchronous client when it is asked for: asyncio is a fifth of the import."""
-    if name != "AsyncEmbeddingClient":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lasttoken.async_client import AsyncEmbeddingClient
+# Imported when first asked for (PEP 562): numpy takes most of their time, asyncio the rest.
+_MODULES = {
+    "AsyncEmbeddingClient": "async_client",
+    "EmbeddingClient": "client",
+    "Embeddings": "embeddings",
+    "ModelInfo": "embeddings",
+    "ServerInfo": "embeddings",
+    "quantize": "quantization",
+    "similarity": "cosine",
+    "similarity_pairwise": "cosine",
+}
 
-    globals()[name] = AsyncEmbeddingClient
-    return AsyncEmbeddingClient
+
+def __getattr__(name: str) -> object:
+    """Import the module of a name that needs numpy, once."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"lasttoken.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lasttoken import similarity as cosine
+from lasttoken import cosine
 from lasttoken.call_headers import call_headers
 from lasttoken.decoding import card_of, dimensions_of
 from lasttoken.dispatch import Dispatch
