@@ -132,6 +132,7 @@ def test_smoothing_and_rotation_change_nothing(name, target, models, tmp_path, m
         ("int8-weights", "onnxruntime", 0.999),
         ("int4", "onnxruntime", 0.9),
         ("int8", "tensorrt", 0.97),
+        ("fp8", "tensorrt", 0.97),
         ("int8-weights", "tensorrt", 0.999),
         ("int4", "tensorrt", 0.9),
     ],
