@@ -50,6 +50,7 @@ def models(tmp_path_factory):
                 for precision, target in (
                     ("int8", "onnxruntime"),
                     ("int8", "tensorrt"),
+                    ("fp8", "tensorrt"),
                     ("int4", "onnxruntime"),
                 )
             }
@@ -111,7 +112,7 @@ def test_smoothing_and_rotation_change_nothing(name, target, models, tmp_path, m
         return np.exp(np.linspace(-2, 2, size)).astype(np.float32)
 
     def rotation(self, linear):
-        return 8 if target == "onnxruntime" else None  # folded into values, or a product
+        return 8  # folded into values, or a product
 
     found = Calibration.factors
     monkeypatch.setattr(Calibration, "factors", factors)

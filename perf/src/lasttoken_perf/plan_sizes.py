@@ -104,7 +104,7 @@ def _measure(subject: str, checkpoint: Checkpoint, build: PlanBuild) -> Row:
         precision=build.precision,
         target="tensorrt-rtx",
         contract=EmbeddingContract(),
-        calibration=PlainCalibration(config) if precision.is_calibrated else None,
+        calibration=PlainCalibration(config, build.precision) if precision.is_calibrated else None,
     ).build(rotary_positions=build.max_batch_tokens, version="0")
     path = Path(build.graph)
     ir.save(graph, path, external_data=f"{path.name}.data")
@@ -141,6 +141,8 @@ def check_contents(built: dict[str, Any], precision: str, *, layers: int) -> Non
         PeerFailed: They are not.
     """
     wanted = {TYPES.get(precision, "computed"): 4 * layers}
+    if precision == "int8":
+        wanted["half"] = layers  # rotations before down_proj
     if precision != "fp32" and built["fused_attentions"] != layers:
         raise PeerFailed(f"{built['fused_attentions']} of {layers} attentions are fused")
     if precision != "fp32" and built["products"] != wanted:

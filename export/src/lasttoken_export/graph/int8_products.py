@@ -84,7 +84,7 @@ class Int8Products:
 
         def multiply(columns: Columns) -> Product:
             weight, scales = self._weights.codes_and_scales(layer, columns)
-            biases = self._weights.int8_biases(layer, columns)
+            biases = self._weights.calibrated_biases(layer, columns)
             product = graph.op(
                 "MatMulIntegerToFloat",
                 [codes, weight, scale, scales, zero_point, None, biases],

@@ -3,8 +3,7 @@
 - Floats: MatMul.
 - int8 on ONNX Runtime's CPU provider: `int8_products`. Where a row's largest element is an outlier,
   it is rotated before.
-- int8 and fp8 on TensorRT: QuantizeLinear and DequantizeLinear, static scales, in the float type of
-  the graph; a layer that is too sensitive for it stays in floats.
+- int8 and fp8 on TensorRT: `static_products`. A layer that is too sensitive stays in floats.
 - int8 and int4 weights alone: floats, by DequantizeLinear, or for int4 on ONNX Runtime's CPU
   provider by its own product.
 
@@ -16,10 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.builder import GraphBuilder
@@ -27,6 +24,7 @@ from lasttoken_export.graph.int8_products import Int8Products
 from lasttoken_export.graph.linear_layer import Columns, LinearLayer
 from lasttoken_export.graph.linear_weights import LinearWeights
 from lasttoken_export.graph.product import Multiply, Product
+from lasttoken_export.graph.static_products import StaticProducts
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quantisation.calibration import Calibration
 from lasttoken_export.quantisation.rotation import hadamard
@@ -75,6 +73,9 @@ class LinearLayers:
             smoothing=self._smoothing,
         )
         self._int8 = Int8Products(
+            graph, self._weights, numpy_dtype=numpy_dtype, calibration=calibration
+        )
+        self._static = StaticProducts(
             graph, self._weights, numpy_dtype=numpy_dtype, calibration=calibration
         )
         # Measured on the CPU, where float32 is computed: parts of a product take longer to copy
@@ -165,17 +166,15 @@ class LinearLayers:
                 value, row_scale, lambda columns: weights.int8_blocks(layer, columns)
             )
         if self._precision.is_float or (
-            kind == "int8" and smoothing is not None and smoothing.needs_floats(layer.name)
+            smoothing is not None and smoothing.needs_floats(layer.name)
         ):
             return self._by_weights(
                 value, row_scale, lambda columns: weights.floats(layer, columns)
             )
         if self._on_cpu:
             return self._int8.multiply(value, layer, row_scale)
-        rounded = self._rounded(value, layer)
-        return self._by_weights(
-            rounded, row_scale, lambda columns: weights.channels(layer, columns, kind)
-        )
+        assert row_scale is None, layer.name
+        return self._static.multiply(value, layer)
 
     def _by_weights(
         self,
@@ -215,23 +214,6 @@ class LinearLayers:
             return Product(value=product, row_scale=row_scale)
 
         return multiply
-
-    def _rounded(self, value: ir.Value, layer: LinearLayer) -> ir.Value:
-        """Round to int8 or fp8 with one scale for all tokens."""
-        graph, name, calibration = self._graph, layer.short_name, self._calibration
-        assert calibration is not None
-        if self._precision.weights == "fp8":
-            zero_point: NDArray[Any] = np.zeros((), ml_dtypes.float8_e4m3fn)
-            scale = calibration.fp8_scale(layer.name)
-        else:
-            zero_point = np.asarray(0, np.int8)
-            scale = calibration.int8_scale(layer.name)
-        parameters = [
-            graph.constant(np.asarray(scale, self._numpy_dtype)),
-            graph.constant(zero_point),
-        ]
-        codes = graph.op("QuantizeLinear", [value, *parameters], f"{name}_codes")
-        return graph.op("DequantizeLinear", [codes, *parameters], f"{name}_rounded")
 
     def _rotate(self, value: ir.Value, layer: LinearLayer, block: int | None) -> ir.Value:
         """Rotate the rows of ``[T, in]`` in blocks."""

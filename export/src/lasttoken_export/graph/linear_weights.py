@@ -61,35 +61,42 @@ class LinearWeights:
         assert calibration is not None
         codes = self._graph.weight(
             f"{columns.name}.weight", (layer.in_features, columns.size), ir.DataType.INT8,
-            lambda: calibration.int8_codes(layer.name)[:, columns.as_slice],
+            lambda: calibration.channel_codes(layer.name)[:, columns.as_slice],
         )  # fmt: skip
         scales = self._graph.weight(
             f"{columns.name}.scale", (columns.size,), self._dtype,
-            lambda: calibration.int8_weight_scales(layer.name)[columns.as_slice],
+            lambda: calibration.channel_scales(layer.name)[columns.as_slice],
         )  # fmt: skip
         return codes, scales
 
-    def channels(self, layer: LinearLayer, columns: Columns, kind: str) -> ir.Value:
-        """In int8 or fp8, rounded to nearest, with a scale a column."""
-        scales_of, to_codes, dtype = {
-            "int8": (rounding.int8_channel_scales, rounding.to_int8, ir.DataType.INT8),
-            "fp8": (rounding.fp8_channel_scales, rounding.to_fp8, ir.DataType.FLOAT8E4M3FN),
-        }[kind]
+    def calibrated_channels(self, layer: LinearLayer, columns: Columns, kind: str) -> ir.Value:
+        """In int8 or fp8 as calibrated, with a scale a column."""
+        calibration = self._calibration
+        assert calibration is not None
+        dtype = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}[kind]
+        return self._dequantised(
+            layer, columns, dtype,
+            lambda: calibration.channel_codes(layer.name)[:, columns.as_slice], (columns.size,),
+            lambda: calibration.channel_scales(layer.name)[columns.as_slice], {"axis": 1},
+        )  # fmt: skip
+
+    def int8_channels(self, layer: LinearLayer, columns: Columns) -> ir.Value:
+        """In int8, rounded to nearest, with a scale a column."""
 
         def codes() -> NDArray[Any]:
             weight = self._read(layer, columns)
-            return to_codes(weight, self._stored(scales_of(weight)))
+            return rounding.to_int8(weight, self._stored(rounding.int8_channel_scales(weight)))
 
         return self._dequantised(
-            layer, columns, dtype, codes, (columns.size,),
-            lambda: scales_of(self._read(layer, columns)), {"axis": 1},
+            layer, columns, ir.DataType.INT8, codes, (columns.size,),
+            lambda: rounding.int8_channel_scales(self._read(layer, columns)), {"axis": 1},
         )  # fmt: skip
 
     def int8_blocks(self, layer: LinearLayer, columns: Columns) -> ir.Value:
         """In int8, with a scale a block of inputs on the CPU and a scale a column elsewhere."""
         block = rounding.block_size(layer.in_features) if self._on_cpu else None
         if block is None:
-            return self.channels(layer, columns, "int8")
+            return self.int8_channels(layer, columns)
 
         def codes() -> NDArray[Any]:
             weight = self._read(layer, columns)
@@ -144,13 +151,13 @@ class LinearWeights:
             ],
         )
 
-    def int8_biases(self, layer: LinearLayer, columns: Columns) -> ir.Value:
-        """What int8 with one scale for all inputs adds to its products, biases included."""
+    def calibrated_biases(self, layer: LinearLayer, columns: Columns) -> ir.Value:
+        """What one scale for all inputs adds to the products, biases included."""
         calibration = self._calibration
         assert calibration is not None
 
         def read() -> NDArray[Any]:
-            biases = calibration.int8_bias(layer.name)
+            biases = calibration.channel_bias(layer.name)
             if layer.bias:
                 biases = biases + layer.read_bias(
                     self._checkpoint, np.dtype(np.float32), self._smoothing

@@ -11,28 +11,33 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from lasttoken_export.quantisation.fixed_inputs import FixedInputs
-from lasttoken_export.quantisation.weights import FP8_LARGEST, Floats
+from lasttoken_export.quantisation.static_inputs import StaticInputs
+from lasttoken_export.quantisation.weights import Floats
 
 ROWS_FLOATS_ABOVE = 0.002
 STATIC_FLOATS_ABOVE = 0.02
 """Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
 row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
-BLOCKS, ROWS, STATIC = "gptq-2", "int8-rows-3", "smoothquant-1"
+BLOCKS, ROWS = "gptq-2", "int8-rows-3"
+STATIC = {"int8": "int8-static-1", "fp8": "fp8-static-1"}
 """Schemes: weights in blocks; int8 with a scale a row of the inputs, or one for all where that will
-do; int8 and fp8 with one scale for all. A change of the arithmetic or of its constants changes the
-name: a calibration that is kept is found by it."""
+do; int8 and fp8 with one scale for all, on TensorRT. A change of the arithmetic or of its constants
+changes the name: a calibration that is kept is found by it."""
 
 
 def scheme_of(precision: str, target: str) -> str:
     """Return the scheme of a calibrated precision on a target."""
     if precision == "int4":
         return BLOCKS
-    return ROWS if target == "onnxruntime" else STATIC
+    if precision == "int8" and target == "onnxruntime":
+        return ROWS
+    return STATIC[precision]
 
 
 class Calibration:
@@ -46,6 +51,7 @@ class Calibration:
         self.folder = folder
         self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
         self._layers: dict[str, int] = self.manifest["linears"]
+        self._kind = "fp8" if self.manifest["scheme"] == STATIC["fp8"] else "int8"
         self._load = lru_cache(maxsize=1)(self._load_uncached)
 
     def factors(self, linear: str) -> Floats:
@@ -54,40 +60,34 @@ class Calibration:
 
     def rotation(self, linear: str) -> int | None:
         """Return the block in which its inputs are rotated, or None."""
-        if self.manifest["scheme"] != ROWS:
-            return None
         return int(self._array(linear, "rotation")) or None
 
     def is_smoothed(self, linear: str) -> bool:
         """Whether any factor is not 1."""
         return bool((self.factors(linear) != 1).any())
 
-    def int8_scale(self, linear: str) -> float:
-        """Return the static scale of its inputs in int8."""
-        largest, clip = self._array(linear, "range")
-        return float(largest * clip / 127)
-
-    def fp8_scale(self, linear: str) -> float:
-        """Return the static scale of its inputs in float8 E4M3."""
-        return float(self._array(linear, "range")[0] / FP8_LARGEST)
-
     def needs_floats(self, linear: str) -> bool:
-        """Whether int8 would cost this layer too much."""
-        if self.manifest["scheme"] == ROWS:
-            return bool(self._array(linear, "floats"))
-        return bool(self._array(linear, "errors")[0] > STATIC_FLOATS_ABOVE)
+        """Whether int8 or fp8 would cost this layer too much."""
+        return bool(self._array(linear, "floats"))
 
-    def int8_codes(self, linear: str) -> NDArray[np.int8]:
-        """Return the codes of its changed weights: ``[in, out]``, -127 to 127."""
-        return self._array(linear, "int8_codes")
+    def channel_codes(self, linear: str) -> NDArray[Any]:
+        """Return the codes of its changed weights: ``[in, out]``, int8 or float8 E4M3."""
+        codes = self._array(linear, f"{self._kind}_codes")
+        return codes.view(ml_dtypes.float8_e4m3fn) if self._kind == "fp8" else codes
 
-    def int8_weight_scales(self, linear: str) -> Floats:
+    def channel_scales(self, linear: str) -> Floats:
         """Return the scales of these codes: ``[out]``."""
-        return self._array(linear, "int8_scales")
+        return self._array(linear, f"{self._kind}_scales")
 
-    def int8_bias(self, linear: str) -> Floats:
+    def channel_bias(self, linear: str) -> Floats:
         """Return what one scale for all inputs adds to the outputs, without biases: ``[out]``."""
-        return self._array(linear, "int8_bias")
+        return self._array(linear, f"{self._kind}_bias")
+
+    def static_inputs(self, linear: str) -> StaticInputs:
+        """Return how its inputs become codes on TensorRT."""
+        scale = float(self._array(linear, "input_scale"))
+        offset = self._array(linear, "offset") if self._has(linear, "offset") else None
+        return StaticInputs(kind=self._kind, scale=scale, offset=offset)
 
     def fixed_inputs(self, linear: str) -> FixedInputs | None:
         """Return how its inputs become codes on ONNX Runtime's CPU; None for a scale a row."""

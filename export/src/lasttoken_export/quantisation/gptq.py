@@ -7,10 +7,22 @@ scales fixed beforehand, is that of https://github.com/IST-DASLab/gptq (``act-or
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken_export.quantisation.weights import Floats, int4_block_scales, int8_channel_scales
+from lasttoken_export.quantisation.weights import (
+    Floats,
+    fp8_channel_scales,
+    in_half_precision,
+    int4_block_scales,
+    int8_channel_scales,
+    to_fp8,
+    to_int8,
+)
 
 _DAMPING = 0.01
 """Added to the diagonal, relative to its mean: inputs that hardly vary stay invertible."""
@@ -29,38 +41,64 @@ def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8
         Codes ``[in, out]`` from -8 to 7 and scales ``[in / block, out]``.
     """
     scales = int4_block_scales(weight, block)
-    return _round(weight, gram, np.repeat(scales, block, axis=0), -8, 7), scales
+    return _round(weight, gram, np.repeat(scales, block, axis=0), _to_int4), scales
 
 
-def gptq_int8(weight: Floats, gram: Floats) -> tuple[NDArray[np.int8], Floats]:
+def gptq_int8(
+    weight: Floats, gram: Floats, scales: Floats | None = None
+) -> tuple[NDArray[np.int8], Floats]:
     """Round a linear layer's weights to int8 so that its output changes least.
+
+    Args:
+        weight: ``[in, out]``.
+        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products.
+        scales: ``[out]``; None for those of `int8_channel_scales`.
+
+    Returns:
+        Codes ``[in, out]`` from -127 to 127 and scales ``[out]``.
+    """
+    scales = int8_channel_scales(weight) if scales is None else scales
+    return _round(weight, gram, np.broadcast_to(scales, weight.shape), to_int8), scales
+
+
+def gptq_fp8(weight: Floats, gram: Floats) -> tuple[NDArray[ml_dtypes.float8_e4m3fn], Floats]:
+    """Round a linear layer's weights to float8 E4M3 so that its output changes least.
 
     Args:
         weight: ``[in, out]``.
         gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products.
 
     Returns:
-        Codes ``[in, out]`` from -127 to 127 and scales ``[out]``.
+        Codes ``[in, out]`` and scales ``[out]``, which float16 holds.
     """
-    scales = int8_channel_scales(weight)
-    return _round(weight, gram, np.broadcast_to(scales, weight.shape), -127, 127), scales
+    scales = in_half_precision(fp8_channel_scales(weight))
+    return _round(weight, gram, np.broadcast_to(scales, weight.shape), to_fp8), scales
+
+
+def _to_int4(values: Floats, scales: Floats) -> NDArray[np.int8]:
+    codes: NDArray[np.int8] = np.clip(np.rint(values / scales), -8, 7).astype(np.int8)
+    return codes
 
 
 def _round(
-    weight: Floats, gram: Floats, scales: Floats, lowest: int, highest: int
-) -> NDArray[np.int8]:
+    weight: Floats,
+    gram: Floats,
+    scales: Floats,
+    to_codes: Callable[[Floats, Floats], NDArray[Any]],
+) -> NDArray[Any]:
     """Return codes ``[in, out]`` at scales ``[in, out]``."""
     order = np.argsort(-np.diag(gram), kind="stable")
     by_input = scales[order]
     inverse = _inverse_root(gram[np.ix_(order, order)])
     left = weight[order].astype(np.float32)
-    codes = np.empty(left.shape, np.int8)
+    codes = np.empty(left.shape, to_codes(left[:0], by_input[:0]).dtype)
     for start in range(0, len(left), _BATCH):
         stop = min(start + _BATCH, len(left))
         errors = np.empty((stop - start, left.shape[1]), np.float32)
         for row in range(start, stop):
-            codes[row] = np.clip(np.rint(left[row] / by_input[row]), lowest, highest)
-            error = (left[row] - codes[row] * by_input[row]) / inverse[row, row]
+            codes[row] = to_codes(left[row], by_input[row])
+            rounded = codes[row].astype(np.float32) * by_input[row]
+            error = (left[row] - rounded) / inverse[row, row]
             left[row + 1 : stop] -= np.outer(inverse[row, row + 1 : stop], error)
             errors[row - start] = error
         left[stop:] -= inverse[start:stop, stop:].T @ errors

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from lasttoken_export.quantisation.rotation import rotate_columns, rotate_gram
 from lasttoken_export.quantisation.weights import Floats
 
 
@@ -20,6 +21,16 @@ class InputChange:
 
     factors: Floats
     rotation: int | None = None
+
+    def applied(self, inputs: Floats) -> Floats:
+        """Return inputs ``[tokens, in]`` changed."""
+        inputs = inputs / self.factors
+        return inputs if self.rotation is None else rotate_columns(inputs, self.rotation)
+
+    def applied_to_gram(self, gram: Floats) -> Floats:
+        """Return the inputs' Gram matrix ``[in, in]`` as of changed inputs."""
+        gram = gram / self.factors[:, None] / self.factors
+        return gram if self.rotation is None else rotate_gram(gram, self.rotation)
 
 
 class InputChanges(Protocol):

@@ -12,11 +12,11 @@ from lasttoken_export.quantisation.calibration import ROWS_FLOATS_ABOVE
 from lasttoken_export.quantisation.fixed_inputs import MOST_OF_ALL, FixedInputs, find_fixed_inputs
 from lasttoken_export.quantisation.gptq import gptq_int8
 from lasttoken_export.quantisation.input_changes import InputChange, InputChanges
+from lasttoken_export.quantisation.relative_gram import RelativeGram
 from lasttoken_export.quantisation.rotation import (
     head_block,
     online_block,
     rotate_columns,
-    rotate_gram,
     rotate_rows,
 )
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
@@ -25,7 +25,6 @@ from lasttoken_export.quantisation.smoothing import (
     by_rows,
     find_row_smoothing,
     row_error,
-    some_outputs,
 )
 from lasttoken_export.quantisation.weights import Floats
 
@@ -54,20 +53,12 @@ class Int8Observer:
         self._model_layers = checkpoint.config.num_layers
         self.linear, self._checkpoint, self._sample = linear, checkpoint, sample
         self._is_early = is_early
-        self._outputs = some_outputs(self._read(None))
-        self._gram = np.zeros((linear.in_features, linear.in_features), np.float32)
-        self._sum = np.zeros(linear.in_features, np.float64)
-        self._weight = 0.0
+        self._gram = RelativeGram(self._read(None))
 
     def see(self, values: Floats, batch: LayerBatch) -> None:
         """See `Observer`."""
         self._sample.see(values, batch)
-        # Each token's error counts relative to its own output.
-        energy = np.square(values @ self._outputs).mean(axis=1, keepdims=True)
-        even = values / np.sqrt(energy + 1e-12)
-        self._gram += even.T @ even
-        self._sum += (values / (energy + 1e-12)).sum(axis=0)
-        self._weight += float((1 / (energy + 1e-12)).sum())
+        self._gram.see(values)
 
     def choose(self) -> InputChange:
         """See `Observer`."""
@@ -90,31 +81,16 @@ class Int8Observer:
                     best = InputChange(factors=factors, rotation=block), error
         return best[0]
 
-    def _error_of_states(self, change: InputChange, weight: Floats, outputs: _Outputs) -> float:
-        """Mean error that the layer adds to hidden states, of all tokens or of first ones."""
-        errors = []
-        for values, states in (
-            (self._sample.inputs(), self._sample.states()),
-            (self._sample.first_inputs(), self._sample.first_states()),
-        ):
-            inputs = _changed(values, change)
-            off = np.square(outputs.of(inputs) - inputs @ weight).sum(axis=1)
-            errors.append(float((off / states).mean()))
-        return max(errors)
-
     def result(self, changes: InputChanges) -> dict[str, Any]:
         """See `Observer`."""
         name = self.linear.name
         change = InputChange(factors=changes.factors(name), rotation=changes.rotation(name))
-        factors, block = change.factors, change.rotation
-        mean = _changed((self._sum / self._weight).astype(np.float32)[None], change)[0]
-        gram = self._gram / factors[:, None] / factors
-        if block is not None:
-            gram = rotate_gram(gram, block)
-        weight, inputs = self._read(changes), _changed(self._sample.inputs(), change)
+        mean = change.applied(self._gram.mean()[None])[0]
+        gram = change.applied_to_gram(self._gram.matrix)
+        weight, inputs = self._read(changes), change.applied(self._sample.inputs())
         fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
         if fixed is not None:  # what all tokens have in common is in the bias
-            gram -= np.float32(self._weight) * np.outer(mean, mean)
+            gram -= np.float32(self._gram.weight) * np.outer(mean, mean)
         codes, scales = gptq_int8(weight, gram)
         rounded = codes * scales
         bias = np.zeros(weight.shape[1], np.float32)
@@ -126,10 +102,12 @@ class Int8Observer:
         needs_floats = error > ROWS_FLOATS_ABOVE or (self._is_early and self.linear.makes_heads)
         if self.linear.adds_to_states and not needs_floats:
             most = STATES_MOST_OF_ALL / self._model_layers
-            needs_floats = self._error_of_states(change, weight, outputs) > most
+            needs_floats = most < self._sample.error_of_states(
+                lambda values: outputs.of(change.applied(values)) - change.applied(values) @ weight
+            )
         return {
-            "factors": factors,
-            "rotation": np.asarray(block or 0, np.int32),
+            "factors": change.factors,
+            "rotation": np.asarray(change.rotation or 0, np.int32),
             "int8_codes": codes,
             "int8_scales": scales,
             "int8_bias": bias,
@@ -158,11 +136,6 @@ class _Outputs:
         rounded = by_rows(inputs) if self._fixed is None else self._fixed.rounded(inputs)
         outputs: Floats = rounded @ self._weight + self._bias
         return outputs
-
-
-def _changed(values: Floats, change: InputChange) -> Floats:
-    values = values / change.factors
-    return values if change.rotation is None else rotate_columns(values, change.rotation)
 
 
 def _stored(fixed: FixedInputs | None) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from lasttoken_export.quantisation.gptq import gptq_int4
 from lasttoken_export.quantisation.input_changes import InputChange, InputChanges
 from lasttoken_export.quantisation.int8_observer import Int8Observer
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
-from lasttoken_export.quantisation.smoothing import find_smoothing
+from lasttoken_export.quantisation.static_observer import StaticObserver
 from lasttoken_export.quantisation.weights import Floats, block_size
 
-_SAMPLED_TOKENS = {STATIC: 256, ROWS: 512}
+_SAMPLED_TOKENS = 512
 
 
 class Observer(Protocol):
@@ -60,38 +60,11 @@ def make_observer(
 
     if scheme == BLOCKS:
         return _BlockObserver(linear, weight)
-    sample = SampledTokens(linear.in_features, _SAMPLED_TOKENS[scheme], tokens, seed)
+    sample = SampledTokens(linear.in_features, _SAMPLED_TOKENS, tokens, seed)
     if scheme == ROWS:
         return Int8Observer(linear, checkpoint, sample, is_early=is_early)
-    return _StaticObserver(linear, weight, sample)
-
-
-class _StaticObserver:
-    """SmoothQuant, one scale for all tokens."""
-
-    def __init__(
-        self, linear: LinearLayer, weight: Callable[[], Floats], sample: SampledTokens
-    ) -> None:
-        self.linear, self._weight, self._sample = linear, weight, sample
-
-    def see(self, values: Floats, batch: LayerBatch) -> None:
-        self._sample.see(values, batch)
-
-    def choose(self) -> InputChange:
-        channels = self.linear.input_channels
-        self._found = find_smoothing(
-            self._weight(), self._sample.inputs(), self._sample.largest, channels
-        )
-        return InputChange(factors=self._found.factors)
-
-    def result(self, changes: InputChanges) -> dict[str, Any]:
-        del changes
-        found = self._found
-        return {
-            "factors": found.factors,
-            "range": np.asarray([found.largest, found.clip], np.float32),
-            "errors": np.asarray([found.error], np.float32),
-        }
+    kind = next(kind for kind, static in STATIC.items() if static == scheme)
+    return StaticObserver(kind, linear, checkpoint, sample)
 
 
 class _BlockObserver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +34,12 @@ class SampledTokens:
         seed: Decides which are sampled.
 
     Attributes:
-        largest: ``[size]`` largest absolute input of every token.
+        lowest: ``[size]`` least input of every token and 0.
+        highest: ``[size]`` largest input of every token and 0.
     """
 
     def __init__(self, size: int, most: int, tokens: int, seed: int) -> None:
-        self.largest = np.zeros(size, np.float32)
+        self.lowest, self.highest = np.zeros(size, np.float32), np.zeros(size, np.float32)
         chosen = np.random.default_rng(seed).choice(tokens, min(most, tokens), replace=False)
         self._chosen = np.sort(chosen)
         self._seen = 0
@@ -48,7 +50,8 @@ class SampledTokens:
 
     def see(self, values: Floats, batch: LayerBatch) -> None:
         """Take the inputs of a batch: ``[tokens, size]``."""
-        np.maximum(self.largest, np.abs(values).max(axis=0), out=self.largest)
+        np.minimum(self.lowest, values.min(axis=0), out=self.lowest)
+        np.maximum(self.highest, values.max(axis=0), out=self.highest)
         here = self._chosen[(self._chosen >= self._seen)] - self._seen
         here = here[here < len(values)]
         self._rows.append(values[here])
@@ -57,21 +60,35 @@ class SampledTokens:
         self._first_states.append(_energy(batch.states[batch.first_tokens]))
         self._seen += len(values)
 
+    @property
+    def largest(self) -> Floats:
+        """Largest absolute input of every token: ``[size]``."""
+        return np.maximum(-self.lowest, self.highest)
+
     def inputs(self) -> Floats:
         """Sampled inputs: ``[sampled, size]``."""
         return np.concatenate(self._rows)
-
-    def states(self) -> Floats:
-        """Squared lengths of their hidden states behind the layer: ``[sampled]``."""
-        return np.concatenate(self._states)
 
     def first_inputs(self) -> Floats:
         """Inputs of each row's first token: ``[rows, size]``."""
         return np.concatenate(self._first_rows)
 
-    def first_states(self) -> Floats:
-        """Squared lengths of their hidden states behind the layer: ``[rows]``."""
-        return np.concatenate(self._first_states)
+    def error_of_states(self, off: Callable[[Floats], Floats]) -> float:
+        """Mean squared error that is added to hidden states, relative to them.
+
+        Args:
+            off: Given inputs ``[n, size]``, what their outputs are off by: ``[n, out]``.
+
+        Returns:
+            Of the sampled tokens or of the first ones of all rows, whichever is larger.
+        """
+        return max(
+            float((np.square(off(inputs)).sum(axis=1) / np.concatenate(states)).mean())
+            for inputs, states in (
+                (self.inputs(), self._states),
+                (self.first_inputs(), self._first_states),
+            )
+        )
 
 
 def _energy(states: Floats) -> Floats:

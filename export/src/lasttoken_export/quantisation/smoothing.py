@@ -2,8 +2,8 @@
 
 The inputs of a linear layer are divided by a factor a channel, the rows of its weights multiplied
 by it. The division costs nothing where it can be folded into what makes the inputs. The strength
-and the range of the activations are searched for the least error on sampled tokens; a token's error
-counts relative to its own output, so the few tokens of massive activations do not decide for all.
+is searched for the least error on sampled tokens; a token's error counts relative to its own
+output, so the few tokens of massive activations do not decide for all.
 
 Source: SmoothQuant, https://arxiv.org/abs/2211.10438, equations 3 and 4.
 """
@@ -23,7 +23,6 @@ _SEARCHED_OUTPUTS = 256
 """Outputs whose error is compared: all are rounded alike, so a part of them tells."""
 _USUAL_SHARE = 0.999
 """Where each row has a scale of its own, a channel's usual range counts, not its largest value."""
-_CLIPS = (1.0, 0.7, 0.45)
 _LARGEST_FACTOR = 1e4
 
 
@@ -33,21 +32,17 @@ class Smoothing:
 
     Attributes:
         factors: ``[in]`` what the inputs are divided by.
-        largest: Largest absolute input after the division.
-        clip: Part of `largest` that int8 covers; what is beyond saturates.
-        error: Mean relative squared error of the output with one scale for all tokens.
+        error: Mean relative squared error of the output.
     """
 
     factors: Floats
-    largest: float
-    clip: float
     error: float
 
 
 def find_smoothing(
     weight: Floats, inputs: Floats, largest: Floats, channels: NDArray[np.int64] | None
 ) -> Smoothing:
-    """Search strength and range for one scale for all tokens.
+    """Search factors for one int8 scale for all tokens.
 
     Args:
         weight: ``[in, out]``.
@@ -56,44 +51,25 @@ def find_smoothing(
         channels: ``[in]`` channels of what makes the inputs: inputs of one channel share a factor;
             None for a channel each.
     """
-    error = OutputError(weight, inputs)
+    searched = some_outputs(weight)
+    error = OutputError(searched, inputs)
     in_channels = np.arange(len(largest)) if channels is None else channels
     by_weight = _per_channel(np.abs(weight).max(axis=1), in_channels)
     by_input = _per_channel(largest, in_channels)
-    found: list[tuple[float, int, Floats, Floats]] = []
+    found: list[tuple[float, int, Floats]] = []
     for number, strength in enumerate(_STRENGTHS):
         factors = _factors(by_input, by_weight, strength)
-        rounded = _rounded(weight * factors[:, None])
         scale = _scale(max(float((largest / factors).max()), 1e-6))
-        loss = error.of(to_int8(inputs / factors, scale) * scale, rounded)
-        found.append((loss, number, factors, rounded))
-    _, _, factors, rounded = min(found, key=lambda candidate: candidate[:2])
-    smoothed = inputs / factors
-    after = max(float((largest / factors).max()), 1e-6)
-    clips = []
-    for clip in _CLIPS:
-        scale = _scale(after * clip)
-        clips.append((error.of(to_int8(smoothed, scale) * scale, rounded), -clip))
-    static_error, negative = min(clips)
-    return Smoothing(factors=factors, largest=after, clip=-negative, error=static_error)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowSmoothing:
-    """What was found for one linear layer.
-
-    Attributes:
-        factors: ``[in]`` what the inputs are divided by.
-        error: Mean relative squared error of the output with a scale a token.
-    """
-
-    factors: Floats
-    error: float
+        rounded_inputs = to_int8(inputs / factors, scale) * scale
+        loss = error.of(rounded_inputs, _rounded(searched * factors[:, None]))
+        found.append((loss, number, factors))
+    least, _, factors = min(found, key=lambda candidate: candidate[:2])
+    return Smoothing(factors=factors, error=least)
 
 
 def find_row_smoothing(
     weight: Floats, inputs: Floats, largest: Floats, channels: NDArray[np.int64] | None
-) -> RowSmoothing:
+) -> Smoothing:
     """Search factors for a scale a token; arguments as of `find_smoothing`."""
     searched = some_outputs(weight)
     error = OutputError(searched, inputs)
@@ -108,7 +84,7 @@ def find_row_smoothing(
             loss = error.of(by_rows(inputs / factors), _rounded(searched * factors[:, None]))
             found.append((loss, len(found), factors))
     least, _, factors = min(found, key=lambda candidate: candidate[:2])
-    return RowSmoothing(factors=factors, error=least)
+    return Smoothing(factors=factors, error=least)
 
 
 def row_error(weight: Floats, inputs: Floats, rounded: Floats | None = None) -> float:

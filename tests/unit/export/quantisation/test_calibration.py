@@ -69,13 +69,16 @@ def test_a_stopped_calibration_goes_on_where_it_was(checkpoint, tmp_path):
     assert not list(resumed.folder.glob("hidden-*"))
 
 
-def test_fp8_and_int8_share_their_scales(checkpoint, tmp_path):
-    int8, fp8 = (
-        calibrate(checkpoint, tmp_path, precision=name, target="tensorrt")
+def test_both_flavours_of_tensorrt_share_a_calibration_and_precisions_do_not(checkpoint, tmp_path):
+    folders = {
+        (name, target): calibrate(checkpoint, tmp_path, precision=name, target=target).folder
         for name in ("int8", "fp8")
-    )
-    assert int8.folder == fp8.folder
-    assert int8.folder != calibrate(checkpoint, tmp_path, target="onnxruntime").folder
+        for target in ("tensorrt", "tensorrt-rtx")
+    }
+    assert folders["int8", "tensorrt"] == folders["int8", "tensorrt-rtx"]
+    assert folders["fp8", "tensorrt"] == folders["fp8", "tensorrt-rtx"]
+    on_the_cpu = calibrate(checkpoint, tmp_path, target="onnxruntime").folder
+    assert len({*folders.values(), on_the_cpu}) == 3
 
 
 def test_what_calibration_says_of_a_layers_error_is_what_its_codes_do(checkpoint, tmp_path):
@@ -85,9 +88,9 @@ def test_what_calibration_says_of_a_layers_error_is_what_its_codes_do(checkpoint
         error = float(file[f"{linear}/errors"][0])
     assert 0 < error < 0.01
     assert not found.needs_floats(linear) or error > 0.002
-    codes = found.int8_codes(linear)
+    codes = found.channel_codes(linear)
     assert codes.dtype == np.int8
-    assert found.int8_weight_scales(linear).shape == (codes.shape[1],)
+    assert found.channel_scales(linear).shape == (codes.shape[1],)
 
 
 @pytest.mark.parametrize(
