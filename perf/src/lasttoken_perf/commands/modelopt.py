@@ -1,0 +1,65 @@
+"""``lasttoken-perf modelopt``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lasttoken_export.catalogue import entry as catalogue_entry
+from lasttoken_export.quality.sets import open_set
+from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.modelopt.comparison import (
+    PAIRS_OF_DECODER,
+    PAIRS_OF_ENCODER,
+    compare_model,
+)
+from lasttoken_perf.modelopt.table import render
+from lasttoken_perf.results import make_result
+
+MODELS = ("smollm2-135m", "all-minilm-l6-v2")
+"""Compared unless the user names others."""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    # fmt: off
+    parser.add_argument("--model", action="append", metavar="NAME",
+        help=f"catalogue name; repeatable ({' and '.join(MODELS)})")
+    parser.add_argument("--pairs", type=int, metavar="N",
+        help="pairs of Debian's package index"
+        f" ({PAIRS_OF_DECODER} for a decoder, {PAIRS_OF_ENCODER} for an encoder)")
+    # fmt: on
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    cache = cache_folder()
+    names = list(dict.fromkeys(options.model or MODELS))
+    entries = [catalogue_entry(name) for name in names]
+    found = {
+        entry.name: compare_model(
+            entry,
+            lambda pairs: open_set("debian", pairs=pairs, cache_folder=cache),
+            pairs=options.pairs,
+            cache_folder=cache,
+            say=say,
+        )
+        for entry in entries
+    }
+    result = make_result(
+        kind="modelopt",
+        what="our calibration and nvidia-modelopt's against fp32, on the same rows of tokens",
+        rows=[row for comparison in found.values() for row in comparison.rows],
+        model={"names": names},
+        workload={name: comparison.workload for name, comparison in found.items()},
+        settings={"versions": dict(found[names[0]].versions)},
+        checks={name: comparison.checks for name, comparison in found.items()},
+    )
+    print("\n".join(render(result)))
+    return result
+
+
+COMMAND = Command(
+    name="modelopt",
+    summary="our calibration against nvidia-modelopt's, each in what it makes of fp32's vectors",
+    add_arguments=_add_arguments,
+    run=_run,
+)

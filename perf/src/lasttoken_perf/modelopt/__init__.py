@@ -1,0 +1,1 @@
+"""The exporter's own calibration beside nvidia-modelopt's, on the same weights and texts."""
