@@ -28,8 +28,9 @@ class InputChange:
         return inputs if self.rotation is None else rotate_columns(inputs, self.rotation)
 
     def applied_to_gram(self, gram: Floats) -> Floats:
-        """Return the inputs' Gram matrix ``[in, in]`` as of changed inputs."""
-        gram = gram / self.factors[:, None] / self.factors
+        """Return the inputs' Gram matrix ``[in, in]``, which is overwritten, of changed inputs."""
+        gram /= self.factors[:, None]
+        gram /= self.factors
         return gram if self.rotation is None else rotate_gram(gram, self.rotation)
 
 

@@ -90,7 +90,7 @@ class Int8Observer:
         weight, inputs = self._read(changes), change.applied(self._sample.inputs())
         fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
         if fixed is not None:  # what all tokens have in common is in the bias
-            gram -= np.float32(self._gram.weight) * np.outer(mean, mean)
+            gram -= np.outer(np.float32(self._gram.weight) * mean, mean)
         codes, scales = gptq_int8(weight, gram)
         rounded = codes * scales
         bias = np.zeros(weight.shape[1], np.float32)

@@ -97,7 +97,7 @@ class StaticObserver:
         mean = change.applied(self._gram.mean()[None])[0]
         # What all tokens have in common is in the bias: weights are rounded for what is left.
         gram = change.applied_to_gram(self._gram.matrix)
-        gram -= np.float32(self._gram.weight) * np.outer(mean, mean)
+        gram -= np.outer(np.float32(self._gram.weight) * mean, mean)
         if kind == "int8":
             scales = in_half_precision(int8_channel_scales(weight))
             codes: Any = gptq_int8(weight, gram, scales)[0]
