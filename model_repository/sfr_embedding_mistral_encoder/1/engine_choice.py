@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from cores import limited_cores
 from encoder_settings import PLAN_RUNTIMES, EncoderSettings
 from engine import Engine
 from onnxruntime_engine import OnnxRuntimeEngine
@@ -31,6 +32,11 @@ def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
         _log.warning(
             "this processor has no VNNI: int8 is as exact as elsewhere and saves memory, but not "
             "much time; see docs/precisions.md"
+        )
+    if not settings.intra_op_threads and (cores := limited_cores()) is not None:
+        _log.warning(
+            "CPU limit or affinity: the server may use %d of the cores, and has so many threads",
+            cores,
         )
     kind = PaddedEngine if settings.graph_form == "padded" else OnnxRuntimeEngine
     return kind(

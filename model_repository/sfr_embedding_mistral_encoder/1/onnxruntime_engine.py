@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from computed_work import ComputedWork, packed_work
+from cores import limited_cores
 from denormals import SESSION_OPTION, denormals_are_zero, kept_environment
 from numpy.typing import NDArray
 from processor import EXACT_OPTIONS, int8_products_saturate, processor_flags
@@ -24,7 +25,7 @@ def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.Inf
     Args:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
-        intra_op_threads: Threads of one operator; 0 for one a core.
+        intra_op_threads: Threads of one operator; 0 for one a core that this process may use.
 
     Raises:
         RuntimeError: The installed ONNX Runtime has no such execution provider.
@@ -37,7 +38,8 @@ def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.Inf
             "to 'onnxruntime-cpu'"
         )
     options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
+    # Of itself ONNX Runtime counts the machine's cores, whatever a container may use of them.
+    options.intra_op_num_threads = intra_op_threads or limited_cores() or 0
     # Every batch has shapes of its own: planned memory would be planned anew each time.
     options.enable_mem_pattern = False
     options.add_session_config_entry(SESSION_OPTION, "1")

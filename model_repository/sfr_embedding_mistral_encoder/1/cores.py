@@ -1,0 +1,95 @@
+"""How many cores this process may use: fewer than the machine has, in most containers.
+
+ONNX Runtime takes a thread for each physical core of the machine and pins it there, whatever
+affinity and quota say. Threads beyond a quota are all stopped together when it is spent; threads
+beyond an affinity cannot be pinned and share the cores that there are.
+
+Source: sched_setaffinity(2), cgroups(7); cpu.max in "Control Group v2" and cfs_quota_us in "CFS
+Bandwidth Control" of the Linux kernel's documentation; what Kubernetes calls a CPU limit is the
+quota, its static CPU manager sets the affinity.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS, _PROCESS_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_PROCESSORS = Path("/sys/devices/system/cpu")
+
+
+def limited_cores() -> int | None:
+    """Return the cores that this process may use; None where nothing keeps it from using all."""
+    allowed = os.sched_getaffinity(0)
+    cores, quota = physical_cores(allowed), cpu_quota()
+    # Rounded up: at one and a half, two threads were measured faster than one.
+    if quota is not None and math.ceil(quota) < cores:
+        return max(1, math.ceil(quota))
+    return cores if len(allowed) < (os.cpu_count() or 1) else None
+
+
+def physical_cores(processors: set[int], root: Path = _PROCESSORS) -> int:
+    """Count the cores that logical processors are of.
+
+    Args:
+        processors: Their numbers.
+        root: Where Linux describes them.
+    """
+    cores = set()
+    for number in processors:
+        siblings = root / f"cpu{number}" / "topology" / "thread_siblings_list"
+        try:
+            cores.add(siblings.read_text())
+        except OSError:
+            cores.add(str(number))
+    return len(cores)
+
+
+def cpu_quota(cgroups: Path = _CGROUPS, process: Path = _PROCESS_CGROUPS) -> float | None:
+    """Return the least CPU quota of the process's control groups, in cores; None for none.
+
+    Args:
+        cgroups: Where control groups are mounted.
+        process: Where the process's own are named.
+    """
+    try:
+        lines = process.read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            quotas += [_quota_v2(folder) for folder in _upwards(cgroups, path)]
+        elif "cpu" in controllers.split(","):
+            for root in (cgroups / "cpu", cgroups / controllers):
+                quotas += [_quota_v1(folder) for folder in _upwards(root, path)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _upwards(root: Path, path: str) -> Iterator[Path]:
+    """Yield the folder of a control group and those above it, as far as they are mounted."""
+    folder = root / path.lstrip("/")
+    yield folder
+    while folder != root:
+        folder = folder.parent
+        yield folder
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if quota <= 0 else quota / period
