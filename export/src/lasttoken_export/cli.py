@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-queue-tokens", type=int, default=65536, metavar="TOKENS",
                         help="most tokens waiting; more is refused (%(default)s)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N",
-                        help="threads of the CPU runtime; 0: one a core that it may use")  # fmt: skip
+                        help="threads of the CPU runtime; 0: one a core it may use")  # fmt: skip
     add_calibration_arguments(parser)
     add_plan_arguments(parser)
     parser.add_argument("--encoder", choices=("python", "native"), default="python",

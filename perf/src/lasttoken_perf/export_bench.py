@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_export.checkpoint import fetch_packaged_files
+from lasttoken_export.precisions import PRECISIONS
 from lasttoken_perf.errors import NotEnoughRoom, PeerFailed
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
 
 PEAK_MEMORY_BAR_BYTES = 3_000_000_000
+"""Of an export that is not calibrated: calibration adds a layer in float32 and square matrices of
+its inputs."""
 _BYTES_NEEDED = 32_000_000_000  # the checkpoint, the graph, and some slack
 _TOKENIZER = {
     "mistral_common/data/tokenizer.model.v1": (
@@ -27,12 +30,21 @@ _TOKENIZER = {
 
 
 def run_export_bench(
-    folder: Path, *, cache_folder: Path | None, say: Callable[[str], None]
+    folder: Path,
+    *,
+    precision: str = "fp16",
+    layers: int | None = None,
+    cache_folder: Path | None,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write the checkpoint, export it in a process of its own, and remove everything again.
 
+    A calibrated precision is calibrated on the texts shipped with the exporter.
+
     Args:
         folder: Work folder; created, and removed in the end.
+        precision: Of the export.
+        layers: Layers of the checkpoint; None for all 32.
         cache_folder: Where the tokenizer is kept; None for the default.
         say: Told what is being done.
 
@@ -53,23 +65,29 @@ def run_export_bench(
         )
     folder.mkdir()
     try:
-        say("writing a random checkpoint of 7.11 B parameters")
-        parameters = write_random_checkpoint(folder / "checkpoint", SFR_CONFIG, seed=1, say=say)
+        config = SFR_CONFIG if layers is None else {**SFR_CONFIG, "num_hidden_layers": layers}
+        count = config["num_hidden_layers"]
+        say(f"writing a random checkpoint of {count} layers")
+        parameters = write_random_checkpoint(folder / "checkpoint", config, seed=1, say=say)
         tokenizer = fetch_packaged_files(
             "mistral-common", "1.13.1", _TOKENIZER, cache_folder=cache_folder
         )
         shutil.copy(tokenizer / "tokenizer.model.v1", folder / "checkpoint" / "tokenizer.model")
-        say("exporting it as fp16")
+        say(f"exporting it as {precision}")
         started_s = time.perf_counter()
-        report, peak_bytes = _export(folder)
+        report, peak_bytes = _export(folder, precision)
         seconds = time.perf_counter() - started_s
         written = [path for path in (folder / "repository").rglob("*") if path.is_file()]
         return {
-            "what": "export of a random checkpoint of SFR-Embedding-Mistral's shape, fp16",
+            "what": "export of a random checkpoint of SFR-Embedding-Mistral's shape",
+            "precision": precision,
+            "layers": count,
             "parameters": parameters,
             "seconds": seconds,
             "peak_memory_bytes": peak_bytes,
-            "peak_memory_bar_bytes": PEAK_MEMORY_BAR_BYTES,
+            "peak_memory_bar_bytes": (
+                None if PRECISIONS[precision].is_calibrated else PEAK_MEMORY_BAR_BYTES
+            ),
             "bytes_written": sum(path.stat().st_size for path in written),
             "report": report,
             "machine": describe_machine(),
@@ -78,10 +96,10 @@ def run_export_bench(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _export(folder: Path) -> tuple[dict[str, Any], int]:
+def _export(folder: Path, precision: str) -> tuple[dict[str, Any], int]:
     command = [
         sys.executable, "-m", "lasttoken_export.cli", str(folder / "checkpoint"),
-        "--like", "sfr-embedding-mistral", "--precision", "fp16", "--json",
+        "--like", "sfr-embedding-mistral", "--precision", precision, "--json",
         "--output", str(folder / "repository"),
     ]  # fmt: skip
     with (folder / "report.json").open("w+") as output:

@@ -7,12 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lasttoken_export.precisions import PRECISIONS
 from lasttoken_perf.command import Command, cache_folder, say
 from lasttoken_perf.errors import MemoryBarMissed
 from lasttoken_perf.export_bench import run_export_bench
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=list(PRECISIONS),
+        default="fp16",
+        help="a calibrated one is calibrated too (%(default)s)",
+    )
+    parser.add_argument("--layers", type=int, help="layers of the model (all 32)")
     parser.add_argument(
         "--folder",
         type=Path,
@@ -22,9 +30,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    result = run_export_bench(options.folder, cache_folder=cache_folder(), say=say)
+    result = run_export_bench(
+        options.folder,
+        precision=options.precision,
+        layers=options.layers,
+        cache_folder=cache_folder(),
+        say=say,
+    )
     print(json.dumps(result, indent=1))
-    if result["peak_memory_bytes"] > result["peak_memory_bar_bytes"]:
+    bar = result["peak_memory_bar_bytes"]
+    if bar is not None and result["peak_memory_bytes"] > bar:
         raise MemoryBarMissed(
             f"the export took {result['peak_memory_bytes'] / 1e9:.2f} GB, the bar is "
             f"{result['peak_memory_bar_bytes'] / 1e9:.2f} GB"
