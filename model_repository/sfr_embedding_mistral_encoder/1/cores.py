@@ -21,7 +21,12 @@ _PROCESSORS = Path("/sys/devices/system/cpu")
 
 
 def limited_cores() -> int | None:
-    """Return the cores that this process may use; None where nothing keeps it from using all."""
+    """Return the cores that this process may use; None where nothing keeps it from using all.
+
+    None on systems other than Linux too: a model can be exported and compared there.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
     allowed = os.sched_getaffinity(0)
     cores, quota = physical_cores(allowed), cpu_quota()
     # Rounded up: at one and a half, two threads were measured faster than one.

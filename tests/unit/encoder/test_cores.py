@@ -108,6 +108,11 @@ def test_cores_are_those_of_affinity_and_quota(processors, allowed, quota, expec
     assert limited_cores() == expected
 
 
+def test_other_systems_say_nothing(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert limited_cores() is None
+
+
 @pytest.mark.parametrize(
     ("asked", "limit", "threads"), [(0, None, 0), (0, 3, 3), (5, 3, 5), (5, None, 5)]
 )
