@@ -118,13 +118,15 @@ REAL_TOKENS = "lasttoken_encoder_real_tokens_total"
 
 
 def settled_metrics(url, model, tokens):
-    """Batches are counted after their answers are sent."""
+    """Batches are counted after their answers are sent, one counter after the other."""
     deadline_s = time.monotonic() + 10
+    before = None
     while True:
         figures = read_metrics(url, f'model="{model}{ENCODER}"')
-        done = figures.get(REAL_TOKENS, 0) >= tokens
+        done = figures.get(REAL_TOKENS, 0) >= tokens and figures == before
         if done or time.monotonic() > deadline_s:
             return figures
+        before = figures
         time.sleep(0.05)
 
 
