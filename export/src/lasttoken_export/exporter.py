@@ -170,9 +170,7 @@ def export_model(
     max_batch_tokens = (
         max(max_length, preferred_tokens) if native is None else native.max_batch_tokens
     )
-    contract = EmbeddingContract(
-        pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
-    )
+    contract = EmbeddingContract.of(entry)
     calibration = None
     if PRECISIONS[options.precision].is_calibrated:
         calibration = calibrate_entry(

@@ -50,7 +50,8 @@ def run_export_bench(
 
     Returns:
         What the JSON file holds; ``peak_memory_bytes`` is the largest resident size of the
-        exporter, pages of mapped files included.
+        exporter, pages of mapped files included; ``peak_memory_bar_bytes`` is None for a precision
+        that is calibrated.
 
     Raises:
         NotEnoughRoom: The disk has too little room.

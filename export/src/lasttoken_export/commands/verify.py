@@ -174,7 +174,5 @@ def _reference(
         cache_folder=cache_folder,
     )
     entry = known or find_entry(options.checkpoint, options.like, checkpoint)
-    contract = EmbeddingContract(
-        pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
-    )
+    contract = EmbeddingContract.of(entry)
     return checkpoint, contract

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.attention import RotaryCaches, rotary_cache_arrays
 from lasttoken_export.graph.builder import GraphBuilder
@@ -52,6 +53,11 @@ class EmbeddingContract:
     pooling: str = "last_token"
     attention: str = "causal"
     layer_norm: bool = False
+
+    @classmethod
+    def of(cls, entry: CatalogueEntry) -> EmbeddingContract:
+        """Return that of a catalogue entry."""
+        return cls(pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

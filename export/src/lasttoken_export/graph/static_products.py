@@ -1,7 +1,7 @@
 """Products of int8 and fp8 on TensorRT: between QuantizeLinear and DequantizeLinear.
 
 Activations have one scale for all tokens, weights a scale a column, all in the float type of the
-graph. TensorRT makes one product of it, its bias and what rounds its inputs.
+graph. TensorRT multiplies the codes themselves, which the tests read in the plans.
 
 Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
 """

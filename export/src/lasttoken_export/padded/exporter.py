@@ -111,9 +111,7 @@ def export_padded_model(
             "onnxruntime or onnxruntime-cuda, hosted by python"
         )
     check_disk(options.output, 2 * _weight_bytes_on_disk(model.folder))
-    contract = EmbeddingContract(
-        pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
-    )
+    contract = EmbeddingContract.of(entry)
     name = options.triton_name or entry.triton_name
     with (
         tempfile.TemporaryDirectory(prefix="lasttoken-optimum-") as scratch,

@@ -64,9 +64,7 @@ def calibrate_entry(
         prompted_rows(checkpoint, entry, texts, max_length=max_length or entry.max_length),
         precision=precision,
         target=target,
-        contract=EmbeddingContract(
-            pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
-        ),
+        contract=EmbeddingContract.of(entry),
         folder=options.folder,
         cache_folder=options.cache_folder,
         seed=options.seed,

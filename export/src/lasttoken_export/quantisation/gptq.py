@@ -28,7 +28,6 @@ from lasttoken_export.quantisation.weights import (
 _DAMPING = 0.01
 """Added to the diagonal, relative to its mean: inputs that hardly vary stay invertible."""
 _BATCH = 64
-_OVERWRITE = {lapack.dpotrf: "overwrite_a", lapack.dtrtri: "overwrite_c"}
 
 
 def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8], Floats]:
@@ -121,9 +120,10 @@ def _inverse_root(gram: Floats, order: NDArray[np.int64]) -> Floats:
         root[:, column] = gram[opposite, number]
     diagonal = np.diag_indices(len(root))
     root[diagonal] += _DAMPING * max(float(root[diagonal].mean()), 1e-6)
-    for step in (lapack.dpotrf, lapack.dtrtri):
-        root, info = step(root, lower=1, **{_OVERWRITE[step]: 1})
-        if info:
-            raise np.linalg.LinAlgError(f"{step.__name__}: {info}")
+    root, failed = lapack.dpotrf(root, lower=1, overwrite_a=1)
+    if not failed:
+        root, failed = lapack.dtrtri(root, lower=1, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError(f"the Gram matrix cannot be inverted (LAPACK: {failed})")
     result: Floats = root[::-1, ::-1].astype(np.float32, order="C")
     return result

@@ -22,9 +22,10 @@ from lasttoken_export.quantisation.weights import (
 )
 
 _CLIPS = {"int8": np.geomspace(1, 0.1, 12).tolist(), "fp8": [2.0]}
-"""Parts of the range that are covered: int8 may saturate; a float loses nothing by some room."""
+"""Times the range that is covered: int8 may saturate; a float loses nothing by some room."""
 _LARGEST_CODE = {"int8": 127.0, "fp8": FP8_LARGEST}
 _WORTH_AN_OFFSET = 1.2
+"""Times smaller that the error must be: an offset is a pass over the inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -17,6 +17,7 @@ from lasttoken_export._version import __version__
 from lasttoken_export.catalogue import CatalogueEntry, prompts_with_tasks
 from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
 from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quality.metrics import cosines
 from lasttoken_export.quality.quality_report import QualityFigures, quality_figures
 from lasttoken_export.quality.reference_vectors import reference_vectors
@@ -26,7 +27,7 @@ from lasttoken_export.quantisation.prompted_rows import prompted_rows
 from lasttoken_export.quantisation.texts import default_texts
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.hf_folder import write_entry_folder
-from lasttoken_perf.modelopt.own_figures import contract_of, own_figures
+from lasttoken_perf.modelopt.own_figures import own_figures
 from lasttoken_perf.modelopt.quantised_vectors import Quantised, TorchModel, quantise
 from lasttoken_perf.modelopt.schemes import (
     DEFAULT_BLOCK,
@@ -103,7 +104,7 @@ def compare_model(
         rows = _token_rows(checkpoint, entry, texts, folder / "tokenizer")
         say(f"embedding {len(rows)} texts with {entry.name} in fp32")
         reference = reference_vectors(
-            checkpoint, contract_of(entry), rows, cache_folder=cache_folder
+            checkpoint, EmbeddingContract.of(entry), rows, cache_folder=cache_folder
         )
         write_entry_folder(checkpoint, entry, folder / "huggingface", cache_folder=cache_folder)
         model = TorchModel(

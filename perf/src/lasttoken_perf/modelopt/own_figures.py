@@ -24,13 +24,6 @@ _BATCH_TOKENS = 2048
 """Most tokens that the graph takes in one run; no row is longer."""
 
 
-def contract_of(entry: CatalogueEntry) -> EmbeddingContract:
-    """Return how an entry's hidden states become a vector."""
-    return EmbeddingContract(
-        pooling=entry.pooling, attention=entry.attention, layer_norm=entry.layer_norm
-    )
-
-
 def own_figures(
     checkpoint: Checkpoint,
     entry: CatalogueEntry,
@@ -65,7 +58,7 @@ def own_figures(
         target=own.target,
         safe=entry.precisions,
         calibration=calibration,
-        contract=contract_of(entry),
+        contract=EmbeddingContract.of(entry),
     ).build(rotary_positions=_BATCH_TOKENS, version=__version__)
     with tempfile.TemporaryDirectory(prefix="lasttoken-modelopt.") as folder:
         file = Path(folder) / "encoder.onnx"
