@@ -30,10 +30,11 @@ from lasttoken_export.model_files import (
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.native_config import NativeEncoder
 from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
-from lasttoken_export.quality.export_check import QualityOptions, check_export
+from lasttoken_export.quality.export_check import QualityOptions, check_export, open_texts
 from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions, calibrate_entry
-from lasttoken_export.repository import check_disk, staged_model
+from lasttoken_export.repository import check_disk, check_output, staged_model
 from lasttoken_export.tensorrt.callbacks import OnProgress
+from lasttoken_export.tensorrt.plan_builder import check_memory
 from lasttoken_export.tensorrt.plan_step import (
     MAX_ROWS,
     PLAN_FILE,
@@ -46,6 +47,7 @@ from lasttoken_export.verification import (
     check_graph_where_it_runs,
     check_weights,
     fits_into_memory,
+    memory_to_run,
 )
 
 RUNTIMES = {
@@ -171,6 +173,16 @@ def export_model(
         max(max_length, preferred_tokens) if native is None else native.max_batch_tokens
     )
     contract = EmbeddingContract.of(entry)
+    # What can be refused is refused before a calibration, which takes hours for a large model.
+    check_output(options.output)
+    texts = open_texts(options.precision, options.quality)
+    profile = PlanProfile(
+        max_batch_tokens=max_batch_tokens,
+        max_rows=MAX_ROWS if native is None else native.max_batch_size,
+        max_length=max_length,
+        usual_batch_tokens=min(preferred_tokens, max_batch_tokens),
+    )
+    plan_options = prepare_plan(options.runtime, options.precision, options.plan, profile=profile)
     calibration = None
     if PRECISIONS[options.precision].is_calibrated:
         calibration = calibrate_entry(
@@ -201,19 +213,9 @@ def export_model(
     graph = build()
     weights = (value.const_value for value in graph.graph.initializers.values())
     weight_bytes = sum(weight.nbytes for weight in weights if weight is not None)
-    profile = PlanProfile(
-        max_batch_tokens=max_batch_tokens,
-        max_rows=MAX_ROWS if native is None else native.max_batch_size,
-        max_length=max_length,
-        usual_batch_tokens=min(preferred_tokens, max_batch_tokens),
-    )
-    plan_options = prepare_plan(
-        options.runtime,
-        options.precision,
-        options.plan,
-        profile=profile,
-        weight_bytes=weight_bytes,
-    )
+    memory_bytes = memory_to_run(checkpoint, weight_bytes, target=options.runtime)
+    if plan_options is not None:
+        check_memory(weight_bytes)
     check_disk(options.output, weight_bytes if plan_options is None else 2 * weight_bytes)
 
     model = options.triton_name or entry.triton_name
@@ -248,7 +250,7 @@ def export_model(
         first_layer = build(num_layers=1)
         checks: dict[str, Any] = {"weight_bytes_compared": check_weights(graph_file, first_layer)}
         checked_file, layers = graph_file, config.num_layers
-        if not fits_into_memory(weight_bytes):
+        if not fits_into_memory(memory_bytes):
             checked_file, layers = graph_file.with_name("first_layer.onnx"), 1
             ir.save(first_layer, checked_file)
         checks |= check_graph_where_it_runs(
@@ -265,11 +267,12 @@ def export_model(
             graph_file,
             precision=options.precision,
             target=options.runtime,
+            texts=texts,
             checkpoint=checkpoint,
             contract=contract,
             tokenizer_folder=writer.version_folder(TOKENIZER),
             max_batch_tokens=max_batch_tokens,
-            memory_bytes=3 * weight_bytes,
+            memory_bytes=memory_bytes,
             save_first_layer=lambda path: ir.save(first_layer, path),
             options=options.quality,
             on_texts=on_texts,

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lasttoken_export.errors import NotEnoughDisk
+from lasttoken_export.errors import InvalidOption, NotEnoughDisk
 from lasttoken_export.model_config import adapt_config
 from lasttoken_export.model_sources import (
     ENCODER,
@@ -139,6 +139,22 @@ def _staging_parent(repository: Path) -> Path:
     return beside if same_file_system and os.access(beside, os.W_OK) else repository
 
 
+def check_output(repository: Path) -> None:
+    """Refuse a repository that cannot be written to.
+
+    Args:
+        repository: Folder to be written to; it need not exist.
+
+    Raises:
+        InvalidOption: It, or what it would lie in, is no folder or read-only.
+    """
+    existing = _nearest_existing(repository)
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return
+    reason = "is read-only for this user" if existing.is_dir() else "is no folder"
+    raise InvalidOption(f"{repository}: {existing} {reason}; choose another --output")
+
+
 def check_disk(repository: Path, needed_bytes: int) -> None:
     """Refuse an export that would fill the disk.
 
@@ -149,11 +165,14 @@ def check_disk(repository: Path, needed_bytes: int) -> None:
     Raises:
         NotEnoughDisk: Less is free.
     """
-    existing = next(p for p in [repository, *repository.absolute().parents] if p.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_nearest_existing(repository)).free
     needed = needed_bytes + _DISK_MARGIN_BYTES
     if free < needed:
         raise NotEnoughDisk(
             f"{repository}: the export needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
             "free; free some space or choose another --output"
         )
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(p for p in [path, *path.absolute().parents] if p.exists())

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
+from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import VerificationFailed
 from lasttoken_export.model_sources import ENCODER
+from lasttoken_export.quality.reference_vectors import reference_memory_bytes
+from lasttoken_export.quality.token_rows import open_graph
 from lasttoken_export.server_modules import server_module
 
-_PACKED_ENGINE = ("onnxruntime_engine", "OnnxRuntimeEngine")
 _ROW_LENGTHS = (1, 2, 3, 7, 8, 9, 16, 31, 33, 64, 65, 100, 127, 130)
 _PACKINGS = ((13, 0, 6, 11), (1, 12, 5, 3, 9), (10, 2), (4, 8, 7))
 
@@ -78,9 +80,23 @@ def check_weights(graph: Path, first_layer: ir.Model) -> int:
     return compared
 
 
-def fits_into_memory(weight_bytes: int) -> bool:
-    """Whether ONNX Runtime can hold a graph: half precision is widened, and folded beside it."""
-    return 3 * weight_bytes < psutil.virtual_memory().available
+def memory_to_run(checkpoint: Checkpoint, weight_bytes: int, *, target: str) -> int:
+    """Return the memory in which ONNX Runtime can run a graph, in bytes.
+
+    Args:
+        checkpoint: What the graph is made of.
+        weight_bytes: Size of the graph's weights; half precision is widened, and folded beside it.
+        target: ``--runtime``; a graph for TensorRT is run with its weights in floats.
+    """
+    needed = 3 * weight_bytes
+    if not target.startswith("tensorrt"):
+        return needed
+    return max(needed, reference_memory_bytes(checkpoint))
+
+
+def fits_into_memory(memory_bytes: int) -> bool:
+    """Whether so much is available."""
+    return memory_bytes < psutil.virtual_memory().available
 
 
 def check_graph(
@@ -90,6 +106,7 @@ def check_graph(
     dimensions: int,
     vocab_size: int,
     max_length: int,
+    target: str = "onnxruntime",
     padded: bool = False,
 ) -> GraphChecks:
     """Run the written graph on ONNX Runtime's CPU provider, rows alone and packed.
@@ -100,16 +117,14 @@ def check_graph(
         dimensions: Elements that a vector must have.
         vocab_size: Token ids are drawn below this, with a fixed seed.
         max_length: Longer rows are cut to it.
+        target: Runtime that the graph is written for.
         padded: Whether it is a padded graph.
 
     Raises:
         VerificationFailed: A vector has the wrong size, a norm off 1, NaN or infinity, or a row's
             vector depends on its company by more than rounding.
     """
-    name, kind = ("padded_engine", "PaddedEngine") if padded else _PACKED_ENGINE
-    engine = getattr(server_module(ENCODER, name), kind)(
-        graph, runtime="onnxruntime-cpu", intra_op_threads=0
-    )
+    engine = _open_padded(graph) if padded else open_graph(graph, target=target)
     random = np.random.default_rng(0)
     rows = [
         random.integers(0, vocab_size, min(length, max_length), dtype=np.int32)
@@ -153,12 +168,17 @@ def check_graph_where_it_runs(graph: Path, *, target: str, **options: Any) -> di
         VerificationFailed: As `check_graph`.
     """
     try:
-        return asdict(check_graph(graph, **options))
+        return asdict(check_graph(graph, target=target, **options))
     except (NoKernel, Fail, InvalidGraph) as error:
         if target == "onnxruntime":
             raise
         reason = str(error).strip().splitlines()[0]
         return {"not_run": f"ONNX Runtime's CPU provider cannot run this graph: {reason}"}
+
+
+def _open_padded(graph: Path) -> Any:
+    module = server_module(ENCODER, "padded_engine")
+    return module.PaddedEngine(graph, runtime="onnxruntime-cpu", intra_op_threads=0)
 
 
 def _encode(engine: Any, rows: list[NDArray[np.int32]]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,20 @@ _PROVIDERS = {
 }
 
 
-def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.InferenceSession:
+def open_session(
+    graph: Path,
+    *,
+    runtime: str,
+    intra_op_threads: int,
+    config: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
     """Load a graph, on the provider asked for and no other.
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
         intra_op_threads: Threads of one operator; 0 for one a core that this process may use.
+        config: Further entries of the session's configuration, by ONNX Runtime's keys.
 
     Raises:
         RuntimeError: The installed ONNX Runtime has no such execution provider.
@@ -46,6 +54,8 @@ def open_session(graph: Path, *, runtime: str, intra_op_threads: int) -> ort.Inf
     if int8_products_saturate(processor_flags()):
         for key, value in EXACT_OPTIONS.items():
             options.add_session_config_entry(key, value)
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     with kept_environment():  # the process's first session would change this thread's for good
         session = ort.InferenceSession(graph, options, providers=[provider])
     # Another provider would be a silent fallback to a far slower device.
@@ -69,13 +79,23 @@ class OnnxRuntimeEngine:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
         intra_op_threads: Threads of one operator; 0 for one a core.
+        config: See `open_session`.
 
     Raises:
         RuntimeError: The installed ONNX Runtime has no such execution provider.
     """
 
-    def __init__(self, graph: Path, *, runtime: str, intra_op_threads: int) -> None:
-        self._session = open_session(graph, runtime=runtime, intra_op_threads=intra_op_threads)
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        runtime: str,
+        intra_op_threads: int,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        self._session = open_session(
+            graph, runtime=runtime, intra_op_threads=intra_op_threads, config=config
+        )
         self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
         # Of weights in blocks: one token alone behind so many has other last bits.
         metadata = self._session.get_modelmeta().custom_metadata_map

@@ -19,11 +19,15 @@ from lasttoken_export.errors import (
     MaxLengthBeyondModel,
     MissingTensor,
     NotEnoughDisk,
+    PlanError,
     TokenizerMismatch,
     VerificationFailed,
 )
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
+from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.tensorrt import target as tensorrt_target
+from lasttoken_export.tensorrt.plan_step import PlanChoices
 from unit.export.checkpoints import CONFIG, tensors, write_folder
 from unit.tokenizer.small import byte_ids, byte_level_tokenizer, contract_data
 
@@ -212,6 +216,39 @@ def test_lengths_and_tensors_are_checked_before_anything_is_written(folder, tmp_
     with pytest.raises(MissingTensor):
         export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"runtime": "tensorrt"}, PlanError, "needs the Python package|there is none in"),
+        ({"plan": PlanChoices(keep_graph=True)}, InvalidOption, "--keep-graph"),
+        ({"quality": QualityOptions(retrieval_set="nope")}, InvalidOption, "'nope' is neither"),
+    ],
+    ids=["target", "plan", "texts"],
+)
+def test_what_can_be_refused_is_refused_before_a_calibration(
+    folder, tmp_path, monkeypatch, options, error, words
+):
+    monkeypatch.setattr(tensorrt_target, "gpu_in_this_machine", lambda: None)
+    monkeypatch.setattr(exporter, "calibrate_entry", lambda *_, **__: pytest.fail("calibrated"))
+    with pytest.raises(error, match=words):
+        export(folder, tmp_path / "out", precision="int8", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_no_folder_is_refused(folder, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "repository"):
+        with pytest.raises(InvalidOption, match="file is no folder; choose another --output"):
+            export(folder, output)
+
+
+def test_a_read_only_output_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(repository.os, "access", lambda *_: False)
+    with pytest.raises(InvalidOption, match="is read-only for this user; choose another"):
+        export(folder, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
 
 
 @pytest.mark.parametrize("option", ["precision", "runtime", "on_overflow"])

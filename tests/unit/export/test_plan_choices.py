@@ -164,12 +164,12 @@ def test_the_profile_bounds_each_input_and_is_tuned_for_full_batches_of_passages
 )
 def test_choices_about_plans_are_refused_where_there_is_none(choices):
     with pytest.raises(InvalidOption, match="--runtime onnxruntime has none"):
-        prepare_plan("onnxruntime", "fp16", PlanChoices(**choices), profile=PROFILE, weight_bytes=1)
+        prepare_plan("onnxruntime", "fp16", PlanChoices(**choices), profile=PROFILE)
 
 
 def test_a_runtime_without_plans_needs_no_library():
     choices = PlanChoices()
-    prepared = prepare_plan("onnxruntime", "fp16", choices, profile=PROFILE, weight_bytes=1)
+    prepared = prepare_plan("onnxruntime", "fp16", choices, profile=PROFILE)
     assert prepared is None
 
 

@@ -19,7 +19,9 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quality.export_check import QualityOptions
 from lasttoken_export.quantisation.calibrate import calibrate_model
+from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions
 from lasttoken_export.tensorrt import plan_builder
 from lasttoken_export.tensorrt.callbacks import make_logger
 from lasttoken_export.tensorrt.library import load_library
@@ -154,6 +156,36 @@ def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypa
 
 def small_entry():
     return dataclasses.replace(make_entry(), precisions=("fp32", "fp16", "bf16"))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-weights", "fp8", "int4"])
+def test_quality_and_batches_are_checked_before_a_plan_is_built(folder, tmp_path, precision):
+    texts = tmp_path / "pairs.jsonl"
+    pairs = [{"query": "x" * n, "document": "y" * (3 * n)} for n in range(1, 20)]
+    texts.write_text("\n".join(map(json.dumps, pairs)))
+    report = export_model(
+        open_checkpoint(folder),
+        small_entry(),
+        ExportOptions(
+            output=tmp_path / "repository",
+            runtime="tensorrt-rtx",
+            precision=precision,
+            max_length=64,
+            plan=PlanChoices(compute_capability="8.9", use_cache=False),
+            quality=QualityOptions(
+                retrieval_set=str(texts),
+                pairs=19,
+                # Random weights have no figures worth a gate; company must not matter to them.
+                accepted={"minimum_cosine": None, "mean_cosine": None, "ndcg_loss": None},
+                cache_folder=tmp_path / "cache",
+            ),
+            calibration=CalibrationOptions(folder=tmp_path / "calibration"),
+        ),
+    )
+    assert (tmp_path / "repository/small_encoder/1/encoder.plan").exists()
+    assert report.checks["bitwise_batch_invariant"]
+    assert report.quality["status"] == "measured"
+    assert report.quality["bitwise_batch_invariant"]
 
 
 def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder, tmp_path):

@@ -38,7 +38,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.padded.environment import optimum_python
 from lasttoken_export.padded.pooling_head import graft_pooling_head
 from lasttoken_export.padded.transformers_folder import TransformersFolder
-from lasttoken_export.repository import check_disk, staged_model
+from lasttoken_export.repository import check_disk, check_output, staged_model
 from lasttoken_export.server_modules import server_module
 from lasttoken_export.verification import check_graph
 
@@ -110,6 +110,7 @@ def export_padded_model(
             f"runtime is {options.runtime!r}, encoder {options.encoder!r}; a padded graph runs on "
             "onnxruntime or onnxruntime-cuda, hosted by python"
         )
+    check_output(options.output)
     check_disk(options.output, 2 * _weight_bytes_on_disk(model.folder))
     contract = EmbeddingContract.of(entry)
     name = options.triton_name or entry.triton_name

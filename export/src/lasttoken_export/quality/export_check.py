@@ -63,11 +63,28 @@ class QualityOptions:
             raise InvalidOption(f"{self.pairs!r} pairs are too few to rank; choose 2 or more, or 0")
 
 
+def open_texts(precision: str, options: QualityOptions) -> RetrievalSet | None:
+    """Return the texts that an export in a precision will be measured on.
+
+    Args:
+        precision: fp32 is measured on nothing.
+        options: The caller's choices.
+
+    Raises:
+        InvalidOption: There is no such set or file.
+        SourceUnavailable: They cannot be fetched.
+    """
+    if precision == "fp32" or not options.pairs:
+        return None
+    return open_set(options.retrieval_set, pairs=options.pairs, cache_folder=options.cache_folder)
+
+
 def check_export(
     graph: Path,
     *,
     precision: str,
     target: str,
+    texts: RetrievalSet | None,
     checkpoint: Checkpoint,
     contract: EmbeddingContract,
     tokenizer_folder: Path,
@@ -84,6 +101,7 @@ def check_export(
         precision: Decides the gate.
         target: Runtime that will serve it; a graph for another than ONNX Runtime's CPU provider may
             hold operators that cannot be run here, and a plan never is.
+        texts: Of `open_texts`.
         checkpoint: What the reference is built from.
         contract: Pooling and attention.
         tokenizer_folder: Version folder of the tokenizer that was written.
@@ -98,20 +116,16 @@ def check_export(
 
     Raises:
         QualityGateMissed: A figure misses its gate and was not accepted.
-        SourceUnavailable: The texts cannot be fetched.
     """
     if precision == "fp32":
         return {"status": "reference", "reason": "fp32 is what other precisions are compared with"}
-    if not options.pairs:
+    if texts is None:
         return {"status": "not measured", "reason": "--quality-pairs 0"}
     needed = max(memory_bytes, reference_memory_bytes(checkpoint))
     available = available_memory_bytes()
     layers = None if needed <= available else 1
-    texts = open_set(
-        options.retrieval_set,
-        pairs=options.pairs if layers is None else min(options.pairs, _FIRST_LAYER_PAIRS),
-        cache_folder=options.cache_folder,
-    )
+    if layers is not None:
+        texts = texts.first(_FIRST_LAYER_PAIRS)
     rows = tokenize_set(tokenizer_folder, texts)
     on_rows = row_counter(2 * len(rows), on_texts)
     checked = graph
@@ -132,7 +146,7 @@ def check_export(
             on_rows=on_rows,
         )
         measurement = measure_graph(
-            checked,
+            open_graph(checked, target=target),
             rows,
             reference,
             queries=len(texts.queries),
@@ -173,7 +187,7 @@ def check_export(
 def _refusal(graph: Path, target: str) -> str | None:
     """Why a graph for another target cannot be run here; None if it can."""
     try:
-        open_graph(graph)
+        open_graph(graph, target=target)
     except (NoKernel, Fail, InvalidGraph) as error:
         reason = str(error).strip().splitlines()[0]
         return f"ONNX Runtime's CPU provider cannot run a graph for {target}: {reason}"

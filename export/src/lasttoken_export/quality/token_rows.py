@@ -15,6 +15,10 @@ from lasttoken_export.server_modules import server_module
 
 _QUERY_PROMPTS = ("query", "search_query")
 _DOCUMENT_PROMPTS = ("document", "passage", "search_document")
+_WEIGHTS_IN_FLOATS = {"session.disable_quant_qdq": "1"}
+"""Weights are dequantised at loading, once. A product that dequantises them in each run sums a lone
+token in another order than one among others, and the rounding of inputs enlarges the difference.
+"""
 BATCH_TOKENS = 512
 """Tokens of a batch that is computed for a comparison, where the graph takes so many."""
 
@@ -120,7 +124,18 @@ def encode_rows(encoder: Encoder, rows: Sequence[NDArray[np.int32]]) -> NDArray[
     return encoder.encode(np.concatenate(rows), lengths)
 
 
-def open_graph(graph: Path, *, threads: int = 0) -> Any:
-    """Open a graph with the server's engine on ONNX Runtime's CPU provider."""
+def open_graph(graph: Path, *, target: str = "onnxruntime", threads: int = 0) -> Any:
+    """Open a graph with the server's engine on ONNX Runtime's CPU provider.
+
+    Args:
+        graph: Path of the ONNX file.
+        target: Runtime that it is written for, as ``--runtime`` names it.
+        threads: Threads of one operator; 0 for one a core.
+    """
     module = server_module(ENCODER, "onnxruntime_engine")
-    return module.OnnxRuntimeEngine(graph, runtime="onnxruntime-cpu", intra_op_threads=threads)
+    return module.OnnxRuntimeEngine(
+        graph,
+        runtime="onnxruntime-cpu",
+        intra_op_threads=threads,
+        config=_WEIGHTS_IN_FLOATS if target.startswith("tensorrt") else None,
+    )

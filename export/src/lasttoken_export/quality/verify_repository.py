@@ -143,7 +143,7 @@ def verify_artefact(
             checkpoint, contract, rows, cache_folder=cache_folder, on_rows=on_rows
         )
     measurement = measure_graph(
-        artefact.graph,
+        open_graph(artefact.graph, target=artefact.card["runtime"]),
         rows,
         vectors,
         queries=len(texts.queries),
@@ -200,9 +200,10 @@ def _check_same_tokenizer(
 def _check_memory(
     artefact: Artefact, reference: tuple[Checkpoint, EmbeddingContract] | Artefact
 ) -> None:
-    data = artefact.graph.with_name(f"{artefact.graph.name}.data")
-    needed = 3 * data.stat().st_size if data.is_file() else 0
-    if not isinstance(reference, Artefact):
+    needed = 3 * _data_bytes(artefact)
+    if isinstance(reference, Artefact):
+        needed = max(needed, 3 * _data_bytes(reference))
+    else:
         needed = max(needed, reference_memory_bytes(reference[0]))
     available = available_memory_bytes()
     if needed > available:
@@ -210,3 +211,8 @@ def _check_memory(
             f"not verified: comparing {artefact.name} with fp32 needs {needed / 1e9:.0f} GB of "
             f"memory and {available / 1e9:.0f} GB are available; verify it on a larger machine"
         )
+
+
+def _data_bytes(artefact: Artefact) -> int:
+    data = artefact.graph.with_name(f"{artefact.graph.name}.data")
+    return data.stat().st_size if data.is_file() else 0

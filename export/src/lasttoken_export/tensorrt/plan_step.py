@@ -9,7 +9,7 @@ from typing import Any
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.tensorrt.callbacks import OnProgress
 from lasttoken_export.tensorrt.library import PLAN_RUNTIMES, load_library
-from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan, check_memory
+from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan
 from lasttoken_export.tensorrt.plan_cache import find_plan, link_or_copy, plan_key, store_plan
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import (
@@ -54,16 +54,14 @@ def prepare_plan(
     choices: PlanChoices,
     *,
     profile: PlanProfile,
-    weight_bytes: int,
 ) -> PlanOptions | None:
-    """Check all that can be checked before a byte is written.
+    """Check all that can be checked before anything is computed.
 
     Args:
         runtime: ``--runtime``.
         precision: ``--precision``.
         choices: The caller's.
         profile: Shapes of the batches.
-        weight_bytes: Size of the graph's weights.
 
     Returns:
         What the plan will be built for; None where the runtime takes the graph itself.
@@ -72,7 +70,6 @@ def prepare_plan(
         InvalidOption: A choice about plans, for a runtime without plans, or a malformed one.
         MissingLibrary: The library is not installed.
         UnsupportedDevice: The target, or its lack of the precision.
-        NotEnoughMemory: The build would run out of memory.
     """
     if runtime not in PLAN_RUNTIMES:
         if choices.compute_capability or choices.weight_streaming or choices.keep_graph:
@@ -86,7 +83,6 @@ def prepare_plan(
     library = load_library(runtime)
     target = find_target(library, wanted)
     check_precision_on_target(precision, target)
-    check_memory(weight_bytes)
     return PlanOptions(
         library=library,
         target=target,

@@ -17,6 +17,7 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quality.measurement import measure_graph
 from lasttoken_export.quality.quality_report import QualityFigures
+from lasttoken_export.quality.token_rows import open_graph
 from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions, calibrate_entry
 from lasttoken_perf.modelopt.schemes import OwnGraph
 
@@ -64,7 +65,7 @@ def own_figures(
         file = Path(folder) / "encoder.onnx"
         ir.save(graph, file, external_data=f"{file.name}.data")
         return measure_graph(
-            file,
+            open_graph(file, target=own.target),
             rows,
             reference,
             queries=queries,
