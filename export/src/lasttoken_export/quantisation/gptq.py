@@ -42,7 +42,7 @@ def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8
         Codes ``[in, out]`` from -8 to 7 and scales ``[in / block, out]``.
     """
     scales = int4_block_scales(weight, block)
-    return _round(weight, gram, np.repeat(scales, block, axis=0), _to_int4), scales
+    return _round(weight, gram, scales, _to_int4), scales
 
 
 def gptq_int8(
@@ -59,7 +59,7 @@ def gptq_int8(
         Codes ``[in, out]`` from -127 to 127 and scales ``[out]``.
     """
     scales = int8_channel_scales(weight) if scales is None else scales
-    return _round(weight, gram, np.broadcast_to(scales, weight.shape), to_int8), scales
+    return _round(weight, gram, scales[None], to_int8), scales
 
 
 def gptq_fp8(weight: Floats, gram: Floats) -> tuple[NDArray[ml_dtypes.float8_e4m3fn], Floats]:
@@ -73,7 +73,7 @@ def gptq_fp8(weight: Floats, gram: Floats) -> tuple[NDArray[ml_dtypes.float8_e4m
         Codes ``[in, out]`` and scales ``[out]``, which float16 holds.
     """
     scales = in_half_precision(fp8_channel_scales(weight))
-    return _round(weight, gram, np.broadcast_to(scales, weight.shape), to_fp8), scales
+    return _round(weight, gram, scales[None], to_fp8), scales
 
 
 def _to_int4(values: Floats, scales: Floats) -> NDArray[np.int8]:
@@ -87,28 +87,28 @@ def _round(
     scales: Floats,
     to_codes: Callable[[Floats, Floats], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Return codes ``[in, out]`` at scales ``[in, out]``."""
+    """Return codes ``[in, out]`` at scales ``[blocks of inputs, out]``."""
     order = np.argsort(-np.diag(gram), kind="stable")
-    by_input = scales[order]
-    inverse = _inverse_root(gram, order)
-    left = weight[order].astype(np.float32)
-    codes = np.empty(left.shape, to_codes(left[:0], by_input[:0]).dtype)
+    block = len(weight) // len(scales)
+    root = _inverse_root(gram, order)
+    left = weight[order].astype(np.float32, copy=False)
+    codes = np.empty(left.shape, to_codes(left[:0], scales[0]).dtype)
     for start in range(0, len(left), _BATCH):
         stop = min(start + _BATCH, len(left))
+        inverse = root[start:stop, start:].astype(np.float32)
         errors = np.empty((stop - start, left.shape[1]), np.float32)
         for row in range(start, stop):
-            codes[row] = to_codes(left[row], by_input[row])
-            rounded = codes[row].astype(np.float32) * by_input[row]
-            error = (left[row] - rounded) / inverse[row, row]
-            left[row + 1 : stop] -= np.outer(inverse[row, row + 1 : stop], error)
-            errors[row - start] = error
-        left[stop:] -= inverse[start:stop, stop:].T @ errors
-    in_order = np.empty_like(codes)
-    in_order[order] = codes
-    return in_order
+            here = row - start
+            scale = scales[order[row] // block]
+            code = to_codes(left[row], scale)
+            error = (left[row] - code.astype(np.float32) * scale) / inverse[here, here]
+            left[row + 1 : stop] -= np.outer(inverse[here, here + 1 : stop - start], error)
+            codes[order[row]], errors[here] = code, error
+        left[stop:] -= inverse[:, stop - start :].T @ errors
+    return codes
 
 
-def _inverse_root(gram: Floats, order: NDArray[np.int64]) -> Floats:
+def _inverse_root(gram: Floats, order: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the upper Cholesky factor of the damped Gram matrix's inverse, inputs in an order.
 
     With inputs in the opposite order it is the lower factor's inverse, turned around. A model of 7
@@ -125,5 +125,5 @@ def _inverse_root(gram: Floats, order: NDArray[np.int64]) -> Floats:
         root, failed = lapack.dtrtri(root, lower=1, overwrite_c=1)
     if failed:
         raise np.linalg.LinAlgError(f"the Gram matrix cannot be inverted (LAPACK: {failed})")
-    result: Floats = root[::-1, ::-1].astype(np.float32, order="C")
+    result: NDArray[np.float64] = root[::-1, ::-1]
     return result

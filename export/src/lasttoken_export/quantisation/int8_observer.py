@@ -86,7 +86,7 @@ class Int8Observer:
         name = self.linear.name
         change = InputChange(factors=changes.factors(name), rotation=changes.rotation(name))
         mean = change.applied(self._gram.mean()[None])[0]
-        gram = change.applied_to_gram(self._gram.matrix)
+        gram = change.applied_to_gram(self._gram.take_matrix())
         weight, inputs = self._read(changes), change.applied(self._sample.inputs())
         fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
         if fixed is not None:  # what all tokens have in common is in the bias

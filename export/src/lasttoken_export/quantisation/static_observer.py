@@ -96,7 +96,7 @@ class StaticObserver:
         fixed, _ = self._find_inputs(change, weight)
         mean = change.applied(self._gram.mean()[None])[0]
         # What all tokens have in common is in the bias: weights are rounded for what is left.
-        gram = change.applied_to_gram(self._gram.matrix)
+        gram = change.applied_to_gram(self._gram.take_matrix())
         gram -= np.outer(np.float32(self._gram.weight) * mean, mean)
         if kind == "int8":
             scales = in_half_precision(int8_channel_scales(weight))
