@@ -136,6 +136,11 @@ class LinearLayer:
         return any(fold.head_dim is not None for fold, _ in self.smooths)
 
     @property
+    def narrows(self) -> bool:
+        """Whether it gives less than it takes, as the last product of an MLP does."""
+        return self.out_features < self.in_features
+
+    @property
     def short_name(self) -> str:
         """Name within its layer of the model."""
         return self.name.rpartition(".")[2]

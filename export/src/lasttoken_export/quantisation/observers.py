@@ -64,7 +64,7 @@ def make_observer(
     if scheme == ROWS:
         return Int8Observer(linear, checkpoint, sample, is_early=is_early)
     kind = next(kind for kind, static in STATIC.items() if static == scheme)
-    return StaticObserver(kind, linear, checkpoint, sample)
+    return StaticObserver(kind, linear, checkpoint, sample, is_early=is_early)
 
 
 class _BlockObserver:

@@ -33,13 +33,20 @@ class StaticObserver:
         linear: The layer.
         checkpoint: Has its weights.
         sample: Gathers tokens.
+        is_early: Whether the layer is one of the model's first, whose errors all others take on.
     """
 
     def __init__(
-        self, kind: str, linear: LinearLayer, checkpoint: Checkpoint, sample: SampledTokens
+        self,
+        kind: str,
+        linear: LinearLayer,
+        checkpoint: Checkpoint,
+        sample: SampledTokens,
+        *,
+        is_early: bool,
     ) -> None:
         self._kind, self._checkpoint, self._sample = kind, checkpoint, sample
-        self.linear = linear
+        self.linear, self._is_early = linear, is_early
         self._gram = RelativeGram(self._read(None))
 
     def see(self, values: Floats, batch: LayerBatch) -> None:
@@ -115,11 +122,14 @@ class StaticObserver:
         inputs = change.applied(self._sample.inputs())
         error = OutputError(weight, inputs).of_outputs(outputs(inputs))
         needs_floats = error > STATIC_FLOATS_ABOVE
-        if self.linear.adds_to_states and kind == "int8" and not needs_floats:
-            most = STATES_MOST_OF_ALL / self._checkpoint.config.num_layers
-            needs_floats = most < self._sample.error_of_states(
-                lambda values: outputs(change.applied(values)) - change.applied(values) @ weight
-            )
+        if kind == "int8" and not needs_floats:
+            if self.linear.adds_to_states:
+                most = STATES_MOST_OF_ALL / self._checkpoint.config.num_layers
+                needs_floats = most < self._sample.error_of_states(
+                    lambda values: outputs(change.applied(values)) - change.applied(values) @ weight
+                )
+            else:  # of an encoder: massive activations begin here
+                needs_floats = self._is_early and self.linear.narrows
         offset = {} if fixed.offset is None else {"offset": fixed.offset}
         return {
             "factors": change.factors,

@@ -32,12 +32,14 @@ class Weights:
         return WEIGHT.T
 
 
-def observe(kind, inputs, states, *, adds_to_states=False):
+def observe(kind, inputs, states, *, adds_to_states=False, is_early=False, weights=Weights):
+    outputs = len(weights.read(""))
     linear = LinearLayer(
-        name="layers.0.down", parts=(("down", SIZE),), in_features=SIZE, bias=False, fold=None,
+        name="layers.0.down", parts=(("down", outputs),), in_features=SIZE, bias=False, fold=None,
         smooths=(), adds_to_states=adds_to_states,
     )  # fmt: skip
-    observer = StaticObserver(kind, linear, Weights(), SampledTokens(SIZE, 1000, TOKENS, 0))
+    sample = SampledTokens(SIZE, 1000, TOKENS, 0)
+    observer = StaticObserver(kind, linear, weights(), sample, is_early=is_early)
     for half in (slice(0, 90), slice(90, TOKENS)):
         observer.see(inputs[half], LayerBatch(states=states[half], first_tokens=np.array([0])))
     changes = LayerChanges({linear.name: observer.choose()})
@@ -118,6 +120,28 @@ def test_an_int8_layer_whose_error_weighs_on_the_states_stays_in_floats(
     states = INPUTS @ WEIGHT * np.float32(10)
     states[FIRST] *= np.float32(of_first)
     assert bool(observe(kind, INPUTS, states, adds_to_states=adds)["floats"]) is expected
+
+
+class NarrowWeights(Weights):
+    @staticmethod
+    def read(name):
+        return WEIGHT.T[: SIZE // 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_early", "weights", "expected"),
+    [
+        ("int8", True, NarrowWeights, True),
+        ("int8", False, NarrowWeights, False),
+        ("int8", True, Weights, False),
+        ("fp8", True, NarrowWeights, False),
+    ],
+)
+def test_where_an_encoders_massive_activations_begin_int8_stays_in_floats(
+    kind, is_early, weights, expected
+):
+    found = observe(kind, INPUTS, INPUTS @ WEIGHT, is_early=is_early, weights=weights)
+    assert bool(found["floats"]) is expected
 
 
 def test_gptq_in_fp8_changes_the_output_less_than_rounding_to_nearest():
