@@ -11,6 +11,7 @@ import pytest
 
 from lasttoken_perf.errors import MalformedResult
 from lasttoken_perf.report.page import read_results, render_page
+from lasttoken_perf.report.plots import peers
 from lasttoken_perf.report.readme_table import BEGIN, readme_block, write_readme
 from lasttoken_perf.results import make_result
 
@@ -82,6 +83,30 @@ def test_it_shows_every_figure_with_its_provenance(page):
         assert shown in page, shown
     assert page.count("<svg") == 5
     assert page.count(">machine<") == 4
+
+
+def test_results_of_one_kind_are_told_apart(tmp_path):
+    files = [tmp_path / "peers-before.json", tmp_path / "peers-after.json"]
+    for file in files:
+        file.write_text(json.dumps(compared()))
+    page = render_page(read_results(files), title="t")
+    for name in ("peers-before", "peers-after"):
+        assert f"<h2>Against other tools: {name}</h2>" in page
+    assert "<h2>Against other tools</h2>" in render_page(read_results(files[:1]), title="t")
+
+
+def test_what_all_rows_share_stands_above_the_table(page):
+    assert "All rows: subject lasttoken server" in page
+    assert "<th>subject</th>" in page  # where rows differ in it
+
+
+def test_a_difference_is_no_bar_among_ratios():
+    spread = {"min": 1.0, "median": 2.0, "max": 3.0}
+    ratios = {"ours / theirs": spread, "ours - theirs, single, ms": spread}
+    drawing = peers({"ratios": ratios})
+    assert "ours / theirs" in drawing
+    assert "single, ms" not in drawing
+    assert peers({"ratios": {"ours - theirs, single, ms": spread}}) is None
 
 
 def test_the_same_results_give_the_same_page(tmp_path):

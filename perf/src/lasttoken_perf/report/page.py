@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,10 +17,16 @@ _TITLES = {
     "latency": "Latency and throughput",
     "sweep": "Latency against load",
     "peers": "Against other tools",
+    "overload": "Beyond the sustained load",
     "precisions": "Precisions: speed and quality",
     "profile": "Where a request's time goes",
     "gpu": "On a GPU",
     "quality": "Quality of served models",
+    "modelopt": "Calibration beside nvidia-modelopt",
+    "plans": "TensorRT plans",
+    "corpus": "Embedding a corpus",
+    "client": "The client",
+    "gateway-overhead": "The gateway",
     "record": "Other measurements",
 }
 """Headings of the kinds of results, in the order of the page."""
@@ -68,6 +75,10 @@ def render_page(results: Sequence[Mapping[str, Any]], *, title: str) -> str:
     order = list(_TITLES)
     sections = [_section(result) for result in results]
     sections.sort(key=lambda section: order.index(section["kind"]))
+    headings = Counter(section["heading"] for section in sections)
+    for section in sections:
+        if headings[section["heading"]] > 1:
+            section["heading"] += f": {section['stem']}"
     page: str = environment.from_string(source).render(title=title, sections=sections)
     return page
 
@@ -81,6 +92,7 @@ def _section(result: Mapping[str, Any]) -> dict[str, Any]:
             plots.append({"heading": heading, "svg": drawing})
     return {
         "kind": kind,
+        "stem": Path(result["file"]).stem,
         "heading": _TITLES[kind],
         "what": result.get("what", result["file"]),
         "provenance": list(_provenance(result)),
@@ -98,7 +110,9 @@ def _provenance(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     packages = ", ".join(f"{k} {v}" for k, v in (machine.get("packages") or {}).items())
     model = result.get("model")
     if isinstance(model, Mapping):
-        model = ", ".join(str(v) for k, v in model.items() if k in ("name", "precision", "runtime"))
+        model = ", ".join(
+            str(v) for k, v in model.items() if k in ("name", "model", "precision", "runtime")
+        )
     revision = result.get("revision") or {}
     commit = str(revision.get("commit", ""))[:12]
     if commit and revision.get("dirty"):
@@ -128,12 +142,26 @@ def _tables(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if summary:
         columns = [name for name in FIELDS if any(name in point for point in summary)]
         columns = [name for name in columns if name not in ("repeat", "discarded", "seconds")]
+        shared = _shared_words(summary, columns)
+        columns = [name for name in columns if name not in shared]
         yield {
+            "shared": ", ".join(f"{name} {value}" for name, value in shared.items()),
             "heads": [column.replace("_", " ") for column in columns],
             "rows": [[_cell(point.get(column)) for column in columns] for point in summary],
         }
     elif result["kind"] == "record":
         yield {"heads": ["figure", "value"], "rows": list(_flat(result))}
+
+
+def _shared_words(points: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str]:
+    """Columns that say the same word of all points: a table is narrow enough without them."""
+    found = {name: {point.get(name) for point in points if not isinstance(point.get(name), Mapping)}
+             for name in columns}  # fmt: skip
+    return {
+        name: word
+        for name, values in found.items()
+        if len(points) > 1 and len(values) == 1 and isinstance(word := next(iter(values)), str)
+    }
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:

@@ -102,7 +102,9 @@ def quality_against_speed(result: Result) -> str | None:
 
 def peers(result: Result) -> str | None:
     """Ratios of our speed over each peer's, with their spread."""
-    ratios = result.get("ratios") or {}
+    spreads = result.get("ratios") or {}
+    # Beside the ratios there are differences, in milliseconds.
+    ratios = {name: spread for name, spread in spreads.items() if not name.endswith(", ms")}
     return _bars(ratios, "our tokens/s over theirs, or their time over ours") if ratios else None
 
 
