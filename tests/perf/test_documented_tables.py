@@ -1,0 +1,42 @@
+"""Tables of the documentation are those that the commands print of the results beside them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lasttoken_perf.client_bench import table as client_table
+from lasttoken_perf.commands.peers import peers_table
+from lasttoken_perf.plan.published_claims import check_claims
+from lasttoken_perf.plan.render import claims_table
+from lasttoken_perf.plan_sizes import plans_table
+from lasttoken_perf.precisions.table import render as precisions_table
+
+DOCS = Path(__file__).parents[2] / "docs"
+MEASUREMENTS = DOCS / "measurements"
+PEERS = sorted(path.name for path in MEASUREMENTS.glob("peers-*.json"))
+
+
+def stale_rows(lines, page):
+    text = page.read_text(encoding="utf-8")
+    rows = [line for line in lines if line.startswith("|")]
+    assert rows
+    return [row for row in rows if row not in text]
+
+
+@pytest.mark.parametrize(
+    ("result", "table", "page"),
+    [
+        *((name, peers_table, "peers.md") for name in PEERS),
+        ("plans.json", plans_table, "plans.md"),
+        ("precisions.json", precisions_table, "precisions.md"),
+        ("client-overhead.json", client_table, "clients.md"),
+    ],
+)
+def test_a_table_is_that_of_its_result(result, table, page):
+    found = json.loads((MEASUREMENTS / result).read_text(encoding="utf-8"))
+    assert stale_rows(table(found), MEASUREMENTS / page) == []
+
+
+def test_the_published_claims_stand_as_they_are_computed():
+    assert stale_rows(claims_table(check_claims()), DOCS / "capacity.md") == []
