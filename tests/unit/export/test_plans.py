@@ -20,6 +20,8 @@ from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.sets import open_set
+from lasttoken_export.quality.verify_repository import open_artefact, verify_artefact
 from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions
 from lasttoken_export.tensorrt import plan_builder
@@ -171,7 +173,7 @@ def test_quality_and_batches_are_checked_before_a_plan_is_built(folder, tmp_path
             runtime="tensorrt-rtx",
             precision=precision,
             max_length=64,
-            plan=PlanChoices(compute_capability="8.9", use_cache=False),
+            plan=PlanChoices(compute_capability="8.9", use_cache=False, keep_graph=True),
             quality=QualityOptions(
                 retrieval_set=str(texts),
                 pairs=19,
@@ -186,6 +188,13 @@ def test_quality_and_batches_are_checked_before_a_plan_is_built(folder, tmp_path
     assert report.checks["bitwise_batch_invariant"]
     assert report.quality["status"] == "measured"
     assert report.quality["bitwise_batch_invariant"]
+    assert report.quality["plan"].startswith("not measured")
+    artefact = open_artefact(tmp_path / "repository/small")
+    reference = open_checkpoint(folder), EmbeddingContract.of(small_entry())
+    texts = open_set(str(texts))
+    found = verify_artefact(artefact, texts, reference, accepted={}, cache_folder=tmp_path)
+    unlike = {name for name in found if found[name] != report.quality[name]}
+    assert unlike <= {"rows", "gate"}  # `verify` computes more rows in company
 
 
 def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder, tmp_path):

@@ -171,9 +171,7 @@ def check_export(
             f"{'; '.join(gate.missed)}. Nothing was published. Choose another precision, or accept "
             "a figure by its name: --accept-quality NAME=VALUE"
         )
-    quality = describe(texts, rows, measurement, gate)
-    if target.startswith("tensorrt"):
-        quality["plan"] = "not measured: the graph that it is built from was; a plan needs its GPU"
+    quality = describe(texts, rows, measurement, gate, target=target)
     if layers is None:
         return {"status": "measured", **quality}
     return {
@@ -199,9 +197,12 @@ def describe(
     rows: Sequence[NDArray[np.int32]],
     measurement: Measurement,
     gate: GateResult,
+    *,
+    target: str,
 ) -> dict[str, Any]:
     """Return a measurement as the card holds it."""
     invariance = measurement.invariance
+    of_plan = "not measured: the graph that it is built from was; a plan needs its GPU"
     return {
         **asdict(measurement.figures),
         **(asdict(invariance) if invariance is not None else {}),
@@ -215,6 +216,7 @@ def describe(
         },
         "compared_with": "fp32 graph of the same checkpoint",
         "measured_on": f"ONNX Runtime {onnxruntime.__version__}, CPU",
+        **({"plan": of_plan} if target.startswith("tensorrt") else {}),
     }
 
 
