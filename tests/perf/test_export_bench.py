@@ -1,0 +1,65 @@
+"""``lasttoken-perf export``: its options, its bar, and one small run of it."""
+
+import json
+
+import pytest
+
+from lasttoken_perf import export_bench
+from lasttoken_perf.cli import main
+from lasttoken_perf.commands import export as export_command
+from lasttoken_perf.errors import NotEnoughRoom
+from lasttoken_perf.export_bench import run_export_bench
+from lasttoken_perf.random_checkpoint import SFR_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"precision": "fp16", "layers": None}),
+        (["--precision", "int8", "--layers", "2"], {"precision": "int8", "layers": 2}),
+    ],
+)
+@pytest.mark.parametrize(("bar", "code"), [(None, 0), (100, 0), (99, 1)])
+def test_options_reach_the_bench_and_its_bar_decides(
+    monkeypatch, tmp_path, capsys, words, expected, bar, code
+):
+    asked = {}
+
+    def run(folder, **options):
+        asked.update(options, folder=folder)
+        return {"peak_memory_bytes": 100, "peak_memory_bar_bytes": bar}
+
+    monkeypatch.setattr(export_command, "run_export_bench", run)
+    assert main(["export", *words, "--folder", str(tmp_path)]) == code
+    assert asked.items() >= {**expected, "folder": tmp_path}.items()
+    assert json.loads(capsys.readouterr().out)["peak_memory_bytes"] == 100
+
+
+def test_too_small_a_disk_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(export_bench, "_BYTES_NEEDED", 10**18)
+    with pytest.raises(NotEnoughRoom, match="--folder"):
+        run_export_bench(tmp_path / "x", cache_folder=None, say=lambda _: None)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "bar"), [("fp16", 3_000_000_000), ("int4", None)])
+def test_a_small_checkpoint_of_the_shape_is_exported_and_removed(
+    monkeypatch, tmp_path, precision, bar
+):
+    small = {
+        **SFR_CONFIG, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+    monkeypatch.setattr(export_bench, "SFR_CONFIG", small)
+    monkeypatch.setattr(export_bench, "_BYTES_NEEDED", 10**8)
+    result = run_export_bench(
+        tmp_path / "x", precision=precision, layers=1, cache_folder=None, say=lambda _: None
+    )
+    layer = 64 * (64 + 2 * 32 + 64) + 3 * 64 * 128
+    assert result["parameters"] == pytest.approx(2 * 32000 * 64 + layer, rel=0.5)
+    assert (result["layers"], result["peak_memory_bar_bytes"]) == (1, bar)
+    assert result["report"]["quality"]["status"] == "measured"
+    assert result["bytes_written"] > result["report"]["weight_bytes"]
+    assert 10**7 < result["peak_memory_bytes"] < 3 * 10**9
+    assert not (tmp_path / "x").exists()
