@@ -7,6 +7,7 @@ import pytest
 
 from lasttoken_perf.client_bench import table as client_table
 from lasttoken_perf.commands.peers import peers_table
+from lasttoken_perf.modelopt.table import render as modelopt_table
 from lasttoken_perf.plan.published_claims import check_claims
 from lasttoken_perf.plan.render import claims_table
 from lasttoken_perf.plan_sizes import plans_table
@@ -30,6 +31,7 @@ def stale_rows(lines, page):
         *((name, peers_table, "peers.md") for name in PEERS),
         ("plans.json", plans_table, "plans.md"),
         ("precisions.json", precisions_table, "precisions.md"),
+        ("modelopt.json", modelopt_table, "../precisions.md"),
         ("client-overhead.json", client_table, "clients.md"),
     ],
 )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lasttoken_perf import export_bench
+from lasttoken_perf import export_bench, machine
 from lasttoken_perf.cli import main
 from lasttoken_perf.commands import export as export_command
 from lasttoken_perf.errors import NotEnoughRoom
@@ -63,3 +63,20 @@ def test_a_small_checkpoint_of_the_shape_is_exported_and_removed(
     assert result["bytes_written"] > result["report"]["weight_bytes"]
     assert 10**7 < result["peak_memory_bytes"] < 3 * 10**9
     assert not (tmp_path / "x").exists()
+
+
+def test_the_revision_is_that_at_the_commands_beginning(monkeypatch, tmp_path):
+    answers = {"rev-parse": "before", "status": ""}
+    monkeypatch.setattr(machine, "_git", lambda _, what, *__: answers[what])
+    machine.git_revision.cache_clear()
+
+    def run(folder, **options):
+        answers["rev-parse"] = "meanwhile"
+        return {"peak_memory_bytes": 1, "peak_memory_bar_bytes": None, **machine.git_revision()}
+
+    monkeypatch.setattr(export_command, "run_export_bench", run)
+    try:
+        assert main(["export", "--output", str(tmp_path / "r.json")]) == 0
+        assert json.loads((tmp_path / "r.json").read_text())["commit"] == "before"
+    finally:
+        machine.git_revision.cache_clear()

@@ -17,11 +17,13 @@ from lasttoken_export.errors import ExportError
 from lasttoken_perf import commands
 from lasttoken_perf.command import Command, write_result
 from lasttoken_perf.errors import PerfError
+from lasttoken_perf.machine import git_revision
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (0 fine, 1 failed, 2 bad usage)."""
     options = _parser().parse_args(arguments)
+    git_revision()
     try:
         result = options.run(options)
     except (PerfError, ExportError, LasttokenError) as error:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,12 @@ def device_name() -> str:
     return f"{machine['cores']} cores of {machine['processor']} ({machine['widest_vectors']})"
 
 
+@cache
 def git_revision() -> dict[str, Any] | None:
-    """Commit of the checkout that this package lies in, and whether files differ from it."""
+    """Commit of the checkout that this package lies in, and whether files differ from it.
+
+    Asked once, when a command begins: it is the code that runs, whatever is committed meanwhile.
+    """
     folder = Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
