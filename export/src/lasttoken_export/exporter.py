@@ -22,8 +22,8 @@ from lasttoken_export.graph.unsigned_weights import use_unsigned_weights
 from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_files import (
     check_tokenizer,
+    digests_of,
     save_graph,
-    sha256,
     special_ids,
     write_tokenizer,
 )
@@ -173,7 +173,7 @@ def export_model(
         max(max_length, preferred_tokens) if native is None else native.max_batch_tokens
     )
     contract = EmbeddingContract.of(entry)
-    # What can be refused is refused before a calibration, which takes hours for a large model.
+    # A calibration takes hours for a large model: all but a lack of room is refused before it.
     check_output(options.output)
     texts = open_texts(options.precision, options.quality)
     profile = PlanProfile(
@@ -285,6 +285,9 @@ def export_model(
                 graph_file, plan_options, options.plan, on_progress=on_plan
             )
             served_files = [plan_file]
+            if options.plan.keep_graph:
+                kept = [graph_file, graph_file.with_name("encoder.onnx.data")]
+                plan_record["graph_sha256"] = digests_of(kept, writer.staging)
         files = [*tokenizer_files, *served_files]
         card = Card(
             model=entry.name,
@@ -305,7 +308,7 @@ def export_model(
             vocab_size=config.vocab_size,
             prompts=sorted(prompts_with_tasks(entry.tokenizer)),
             default_prompt_name=entry.tokenizer["default_prompt_name"],
-            sha256={str(file.relative_to(writer.staging)): sha256(file) for file in files},
+            sha256=digests_of(files, writer.staging),
             checks=checks,
             plan=plan_record,
             quality=quality,

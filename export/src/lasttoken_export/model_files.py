@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ def sha256(path: Path) -> str:
     """Return a file's SHA-256 digest in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests_of(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """Return the SHA-256 digest of each file, by its path below a folder."""
+    return {str(file.relative_to(folder)): sha256(file) for file in files}
 
 
 def special_ids(tokenizer: Mapping[str, Any], *, behind: bool) -> list[int]:

@@ -149,9 +149,10 @@ def check_output(repository: Path) -> None:
         InvalidOption: It, or what it would lie in, is no folder or read-only.
     """
     existing = _nearest_existing(repository)
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+    is_folder = existing.is_dir()
+    if is_folder and os.access(existing, os.W_OK | os.X_OK):
         return
-    reason = "is read-only for this user" if existing.is_dir() else "is no folder"
+    reason = "is read-only for this user" if is_folder else "is no folder"
     raise InvalidOption(f"{repository}: {existing} {reason}; choose another --output")
 
 
@@ -175,4 +176,5 @@ def check_disk(repository: Path, needed_bytes: int) -> None:
 
 
 def _nearest_existing(path: Path) -> Path:
-    return next(p for p in [path, *path.absolute().parents] if p.exists())
+    # Path.exists raises where a folder on the way may not be looked into.
+    return next(p for p in [path, *path.absolute().parents] if os.path.lexists(p))

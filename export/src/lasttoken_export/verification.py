@@ -168,12 +168,15 @@ def check_graph_where_it_runs(graph: Path, *, target: str, **options: Any) -> di
         VerificationFailed: As `check_graph`.
     """
     try:
-        return asdict(check_graph(graph, target=target, **options))
+        checks = asdict(check_graph(graph, target=target, **options))
     except (NoKernel, Fail, InvalidGraph) as error:
         if target == "onnxruntime":
             raise
         reason = str(error).strip().splitlines()[0]
         return {"not_run": f"ONNX Runtime's CPU provider cannot run this graph: {reason}"}
+    if target.startswith("tensorrt"):
+        checks["run_on"] = "ONNX Runtime's CPU provider, weights in floats; a plan needs its GPU"
+    return checks
 
 
 def _open_padded(graph: Path) -> Any:

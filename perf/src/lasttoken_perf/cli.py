@@ -23,7 +23,7 @@ from lasttoken_perf.machine import git_revision
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (0 fine, 1 failed, 2 bad usage)."""
     options = _parser().parse_args(arguments)
-    git_revision()
+    git_revision()  # kept from here on: results are written much later
     try:
         result = options.run(options)
     except (PerfError, ExportError, LasttokenError) as error:

@@ -52,7 +52,7 @@ def device_name() -> str:
 def git_revision() -> dict[str, Any] | None:
     """Commit of the checkout that this package lies in, and whether files differ from it.
 
-    Asked once, when a command begins: it is the code that runs, whatever is committed meanwhile.
+    Asked once, when a command begins, for code that is committed meanwhile does not run in it.
     """
     folder = Path(__file__).parent
     try:

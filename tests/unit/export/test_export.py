@@ -119,7 +119,7 @@ def test_the_written_weights_are_the_checkpoints(folder, tmp_path):
 
 
 def test_a_model_beyond_memory_is_run_with_its_first_layer(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "fits_into_memory", lambda weight_bytes: False)
+    monkeypatch.setattr(exporter, "fits_into_memory", lambda memory_bytes: False)
     export(folder, tmp_path / "repository")
     card = json.loads((tmp_path / "repository/small/1/card.json").read_text())
     assert card["checks"]["layers_run"] == 1
@@ -242,6 +242,12 @@ def test_an_output_that_is_no_folder_is_refused(folder, tmp_path):
     for output in (tmp_path / "file", tmp_path / "file" / "repository"):
         with pytest.raises(InvalidOption, match="file is no folder; choose another --output"):
             export(folder, output)
+
+
+def test_a_dangling_link_is_refused(folder, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidOption, match="link is no folder; choose another --output"):
+        export(folder, tmp_path / "link")
 
 
 def test_a_read_only_output_is_refused(folder, tmp_path, monkeypatch):

@@ -13,7 +13,13 @@ from onnx import helper
 
 from lasttoken_export import cli
 from lasttoken_export.checkpoint import open_checkpoint
-from lasttoken_export.errors import BuildFailed, GraphRefused, UnsupportedDevice
+from lasttoken_export.errors import (
+    BuildFailed,
+    GraphRefused,
+    InvalidOption,
+    UnsupportedDevice,
+    VerificationFailed,
+)
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
@@ -21,7 +27,7 @@ from lasttoken_export.model_config import parse_config
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.export_check import QualityOptions
 from lasttoken_export.quality.sets import open_set
-from lasttoken_export.quality.verify_repository import open_artefact, verify_artefact
+from lasttoken_export.quality.verify_repository import check_files, open_artefact, verify_artefact
 from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions
 from lasttoken_export.tensorrt import plan_builder
@@ -153,7 +159,21 @@ def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypa
     second = json.loads((tmp_path / "second/small/1/card.json").read_text())
     assert second["plan"]["from_cache"]
     assert second["sha256"] == card["sha256"]
-    assert (tmp_path / "second/small_encoder/1/encoder.onnx").exists()
+    graph = tmp_path / "second/small_encoder/1/encoder.onnx"
+    assert set(second["plan"]["graph_sha256"]) == {
+        f"small_encoder/1/{name}" for name in ("encoder.onnx", "encoder.onnx.data")
+    }
+    artefact = open_artefact(tmp_path / "second/small")
+    check_files(artefact)
+    graph.write_bytes(graph.read_bytes() + b" ")
+    with pytest.raises(
+        VerificationFailed, match=r"encoder\.onnx is not the file that was exported"
+    ):
+        check_files(artefact)
+    foreign = open_artefact(tmp_path / "first/small")
+    foreign.graph.touch()
+    with pytest.raises(VerificationFailed, match="export it again with --keep-graph"):
+        check_files(foreign)
 
 
 def small_entry():
@@ -194,11 +214,11 @@ def test_quality_and_batches_are_checked_before_a_plan_is_built(folder, tmp_path
     texts = open_set(str(texts))
     found = verify_artefact(artefact, texts, reference, accepted={}, cache_folder=tmp_path)
     unlike = {name for name in found if found[name] != report.quality[name]}
-    assert unlike <= {"rows", "gate"}  # `verify` computes more rows in company
+    assert unlike <= {"rows", "gate"}  # more rows in company, and what was accepted at export
 
 
 def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder, tmp_path):
-    choices = PlanChoices(compute_capability="8.9", use_cache=False)
+    choices = PlanChoices(compute_capability="8.9", use_cache=False, keep_graph=True)
     report = export_model(
         open_checkpoint(folder),
         small_entry(),
@@ -209,6 +229,10 @@ def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder
     assert "no kernel" in report.checks["not_run"] or "implementation" in report.checks["not_run"]
     assert (tmp_path / "small_encoder/1/encoder.plan").exists()
     assert report.quality["status"] == "not measured"
+    artefact = open_artefact(tmp_path / "small")
+    reference = open_checkpoint(folder), EmbeddingContract.of(small_entry())
+    with pytest.raises(InvalidOption, match="small cannot be verified on this machine: ONNX Run"):
+        verify_artefact(artefact, open_set("python", pairs=2), reference, accepted={})
 
 
 def test_a_refused_target_leaves_no_repository(folder, tmp_path, monkeypatch, capsys):

@@ -136,6 +136,8 @@ def print_quality(name: str, quality: dict[str, Any]) -> None:
     print(f"  NaN or infinity: {quality['not_finite']} vectors")
     print(f"  bitwise the same in every batch: {quality['bitwise_batch_invariant']} "
           f"({quality['rows']} rows, {quality['packings']} packings)")  # fmt: skip
+    if "plan" in quality:
+        print(f"  of the plan: {quality['plan']}")
     if quality["gate"]["accepted"]:
         print(f"  accepted: {quality['gate']['accepted']}")
 

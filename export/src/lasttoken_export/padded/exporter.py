@@ -29,8 +29,8 @@ from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_files import (
     check_tokenizer,
+    digests_of,
     save_graph,
-    sha256,
     special_ids,
     write_tokenizer,
 )
@@ -185,7 +185,7 @@ def export_padded_model(
             vocab_size=config.vocab_size,
             prompts=sorted(prompts_with_tasks(entry.tokenizer)),
             default_prompt_name=entry.tokenizer["default_prompt_name"],
-            sha256={str(file.relative_to(writer.staging)): sha256(file) for file in files},
+            sha256=digests_of(files, writer.staging),
             checks=checks,
             plan=None,
             quality=quality,

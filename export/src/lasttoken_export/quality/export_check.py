@@ -133,7 +133,7 @@ def check_export(
         checked = graph.with_name("first_layer_of_quality.onnx")
         save_first_layer(checked)
     try:
-        refusal = None if target == "onnxruntime" else _refusal(checked, target)
+        refusal = None if target == "onnxruntime" else why_not_run(checked, target)
         if refusal is not None:
             return {"status": "not measured", "reason": refusal}
         # One of the two graphs is in memory at a time: the reference's goes first.
@@ -182,8 +182,8 @@ def check_export(
     }
 
 
-def _refusal(graph: Path, target: str) -> str | None:
-    """Why a graph for another target cannot be run here; None if it can."""
+def why_not_run(graph: Path, target: str) -> str | None:
+    """Say why a graph for another target cannot be run here; None if it can."""
     try:
         open_graph(graph, target=target)
     except (NoKernel, Fail, InvalidGraph) as error:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lasttoken_export.quality.batch_invariance import BatchInvariance, check_batch_invariance
 from lasttoken_export.quality.quality_report import QualityFigures, quality_figures
-from lasttoken_export.quality.token_rows import BATCH_TOKENS, Encoder, embed_rows, open_graph
+from lasttoken_export.quality.token_rows import BATCH_TOKENS, Encoder, embed_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +27,7 @@ class Measurement:
 
 
 def measure_graph(
-    graph: Path | Encoder,
+    encoder: Encoder,
     rows: Sequence[NDArray[np.int32]],
     reference: NDArray[np.float32],
     *,
@@ -40,7 +39,7 @@ def measure_graph(
     """Embed rows of queries and documents and compare.
 
     Args:
-        graph: Path of the ONNX file, or what runs one.
+        encoder: Runs the graph.
         rows: One ``[length] int32`` a text, queries first.
         reference: ``[texts, dim]`` of the fp32 graph.
         queries: How many of the texts are queries.
@@ -48,7 +47,6 @@ def measure_graph(
         max_batch_tokens: Most tokens that the graph takes in one run.
         on_rows: Told how many more rows are done.
     """
-    encoder: Encoder = open_graph(graph) if isinstance(graph, Path) else graph
     tokens = min(BATCH_TOKENS, max_batch_tokens)
     candidate = embed_rows(encoder, rows, tokens=tokens, on_rows=on_rows)
     return Measurement(

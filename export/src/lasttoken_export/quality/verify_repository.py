@@ -19,7 +19,7 @@ from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import with_parameters
 from lasttoken_export.model_sources import ENCODER, ENSEMBLE, TOKENIZER
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quality.export_check import describe, row_counter
+from lasttoken_export.quality.export_check import describe, row_counter, why_not_run
 from lasttoken_export.quality.gate import check_gate
 from lasttoken_export.quality.measurement import measure_graph
 from lasttoken_export.quality.reference_vectors import (
@@ -84,7 +84,13 @@ def check_files(artefact: Artefact) -> None:
     digests = artefact.card.get("sha256")
     if not digests:
         raise VerificationFailed(f"the card of {artefact.name} names no files; export it again")
-    for relative, sha256 in digests.items():
+    plan = artefact.card.get("plan") or {}
+    if plan and artefact.graph.is_file() and "graph_sha256" not in plan:
+        raise VerificationFailed(
+            f"the card of {artefact.name} does not name {artefact.graph}, which lies beside the "
+            "plan; export it again with --keep-graph"
+        )
+    for relative, sha256 in {**digests, **plan.get("graph_sha256", {})}.items():
         path = artefact.repository / relative
         if not path.is_file():
             raise VerificationFailed(f"{path} is missing; export the model again")
@@ -131,6 +137,10 @@ def verify_artefact(
             "built of"
         )
     check_files(artefact)
+    target = artefact.card["runtime"]
+    refusal = why_not_run(artefact.graph, target) if target.startswith("tensorrt") else None
+    if refusal is not None:
+        raise InvalidOption(f"{artefact.name} cannot be verified on this machine: {refusal}")
     _check_same_tokenizer(artefact, reference)
     _check_memory(artefact, reference)
     rows = tokenize_set(artefact.tokenizer_folder, texts)
@@ -144,7 +154,7 @@ def verify_artefact(
             checkpoint, contract, rows, cache_folder=cache_folder, on_rows=on_rows
         )
     measurement = measure_graph(
-        open_graph(artefact.graph, target=artefact.card["runtime"]),
+        open_graph(artefact.graph, target=target),
         rows,
         vectors,
         queries=len(texts.queries),
@@ -158,7 +168,7 @@ def verify_artefact(
         PRECISIONS[artefact.card["precision"]].gate,
         {**earlier, **accepted},
     )
-    quality = describe(texts, rows, measurement, gate, target=artefact.card["runtime"])
+    quality = describe(texts, rows, measurement, gate, target=target)
     return {"status": "measured", **quality}
 
 

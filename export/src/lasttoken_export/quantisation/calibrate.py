@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
+from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
@@ -31,16 +32,13 @@ from lasttoken_export.quantisation.calibration import (
 from lasttoken_export.quantisation.input_changes import LayerChanges
 from lasttoken_export.quantisation.layer_runner import LayerRunner, Tokens, packed_batches
 from lasttoken_export.quantisation.observers import make_observer
-from lasttoken_export.quantisation.rotated_checkpoint import (
-    RotatedCheckpoint,
-    with_rotated_states,
-)
+from lasttoken_export.quantisation.rotated_checkpoint import with_rotated_states
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch
 from lasttoken_export.quantisation.weights import Floats
 
 OnLayer = Callable[[int, int], None]
 EARLY_DIVISOR = 6
-"""The first sixth of an encoder's layers is early: measured in docs/precisions.md."""
+"""The first sixth of an encoder's layers is early, none of a decoder's: docs/precisions.md."""
 
 
 def calibrate_model(
@@ -57,8 +55,8 @@ def calibrate_model(
 ) -> Calibration:
     """Calibrate a precision, or find what an earlier call with the same arguments left.
 
-    Memory: one layer's weights in float32, the hidden states of all tokens, and unless the scales
-    are static a square matrix of each linear layer's inputs.
+    Memory: one layer's weights in float32, the hidden states of all tokens, a square matrix of each
+    linear layer's inputs, and one of them in float64 (docs/measurements/README.md).
 
     Args:
         checkpoint: The weights.
@@ -84,7 +82,7 @@ def calibrate_model(
     assert PRECISIONS[precision].is_calibrated
     linears: dict[str, int] = {}
     layers = checkpoint.config.num_layers
-    early = 0 if isinstance(checkpoint, RotatedCheckpoint) else layers // EARLY_DIVISOR
+    early = 0 if isinstance(checkpoint.config, DecoderConfig) else layers // EARLY_DIVISOR
     first, hidden = _resume(kept, layers)
     for index in range(first):
         with np.load(layer_file(kept, index)) as file:

@@ -128,7 +128,7 @@ class StaticObserver:
                 needs_floats = most < self._sample.error_of_states(
                     lambda values: outputs(change.applied(values)) - change.applied(values) @ weight
                 )
-            else:  # of an encoder: massive activations begin here
+            else:  # in an encoder's first MLPs massive activations begin
                 needs_floats = self._is_early and self.linear.narrows
         offset = {} if fixed.offset is None else {"offset": fixed.offset}
         return {

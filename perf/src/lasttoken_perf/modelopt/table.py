@@ -53,8 +53,8 @@ def _cells(row: Mapping[str, Any], pairs: Mapping[str, int]) -> list[str]:
 def _notes(name: str, checks: Mapping[str, Any]) -> Iterator[str]:
     lowest = checks["lowest_cosine_of_torch_fp32"]
     yield (
-        f"- {name}: {checks['linear_layers']} linear layers; torch's fp32 vectors have a cosine of "
-        f"{lowest:.7f} or more to ours"
+        f"- {name}: {checks['linear_layers']} linear layers; torch's fp32 vectors and ours are at "
+        f"most {max(1 - lowest, 0):.0e} of cosine apart"
     )
     if widths := checks[f"inputs_that_{DEFAULT_BLOCK}_does_not_divide"]:
         yield (

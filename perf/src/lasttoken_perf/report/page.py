@@ -145,7 +145,9 @@ def _tables(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         shared = _shared_words(summary, columns)
         columns = [name for name in columns if name not in shared]
         yield {
-            "shared": ", ".join(f"{name} {value}" for name, value in shared.items()),
+            "shared": ", ".join(
+                f"{name.replace('_', ' ')} {value}" for name, value in shared.items()
+            ),
             "heads": [column.replace("_", " ") for column in columns],
             "rows": [[_cell(point.get(column)) for column in columns] for point in summary],
         }

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from lasttoken_export.graph.linear_layer import LinearLayer
+from lasttoken_export.quantisation.calibration import STATIC
 from lasttoken_export.quantisation.gptq import gptq_fp8
 from lasttoken_export.quantisation.input_changes import LayerChanges
+from lasttoken_export.quantisation.observers import make_observer
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
 from lasttoken_export.quantisation.static_inputs import StaticInputs, find_static_inputs
 from lasttoken_export.quantisation.static_observer import StaticObserver
@@ -142,6 +144,20 @@ def test_where_an_encoders_massive_activations_begin_int8_stays_in_floats(
 ):
     found = observe(kind, INPUTS, INPUTS @ WEIGHT, is_early=is_early, weights=weights)
     assert bool(found["floats"]) is expected
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_the_observer_is_told_whether_its_layer_is_early(is_early):
+    linear = LinearLayer(
+        name="layers.0.down", parts=(("down", SIZE // 2),), in_features=SIZE, bias=False,
+        fold=None, smooths=(),
+    )  # fmt: skip
+    observer = make_observer(
+        STATIC["int8"], linear, NarrowWeights(), tokens=TOKENS, seed=0, is_early=is_early
+    )
+    observer.see(INPUTS, LayerBatch(states=INPUTS @ WEIGHT, first_tokens=FIRST))
+    changes = LayerChanges({linear.name: observer.choose()})
+    assert bool(observer.result(changes)["floats"]) is is_early
 
 
 def test_gptq_in_fp8_changes_the_output_less_than_rounding_to_nearest():
