@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import psutil
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
@@ -20,7 +19,10 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKern
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import VerificationFailed
 from lasttoken_export.model_sources import ENCODER
-from lasttoken_export.quality.reference_vectors import reference_memory_bytes
+from lasttoken_export.quality.reference_vectors import (
+    available_memory_bytes,
+    reference_memory_bytes,
+)
 from lasttoken_export.quality.token_rows import open_graph
 from lasttoken_export.server_modules import server_module
 
@@ -96,7 +98,7 @@ def memory_to_run(checkpoint: Checkpoint, weight_bytes: int, *, target: str) -> 
 
 def fits_into_memory(memory_bytes: int) -> bool:
     """Whether so much is available."""
-    return memory_bytes < psutil.virtual_memory().available
+    return memory_bytes < available_memory_bytes()
 
 
 def check_graph(

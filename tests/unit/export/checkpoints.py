@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lasttoken_export.decoder_config import DecoderConfig
+from unit.tokenizer.small import byte_level_tokenizer
 
 CONFIG = {
     "architectures": ["MistralModel"],
@@ -25,6 +26,18 @@ CONFIG = {
     "sliding_window": None,
     "hidden_act": "silu",
 }
+
+
+WIDE_CONFIG = {
+    **CONFIG,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 512,
+    "vocab_size": 259,
+}
+"""Heads as large as TensorRT fuses, and the vocabulary of the byte-level tokenizer."""
 
 
 def tensors(config=CONFIG, dtype=np.float32):
@@ -49,6 +62,14 @@ def write_folder(folder, weights=None, *, config=CONFIG, prefix="", shards=1):
         save_file({name: weights[name] for name in part}, folder / file)
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def write_wide_folder(folder):
+    """Write a checkpoint of WIDE_CONFIG, small weights and a tokenizer."""
+    weights = {name: array * np.float32(0.05) for name, array in tensors(WIDE_CONFIG).items()}
+    write_folder(folder, weights, config=WIDE_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
     return folder
 
 

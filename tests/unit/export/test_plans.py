@@ -1,7 +1,5 @@
 """Real plans, built by TensorRT-RTX for GPUs that are not in this machine."""
 
-import dataclasses
-import json
 import re
 from collections import Counter
 
@@ -11,53 +9,28 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from lasttoken_export import cli
 from lasttoken_export.checkpoint import open_checkpoint
-from lasttoken_export.errors import (
-    BuildFailed,
-    GraphRefused,
-    InvalidOption,
-    UnsupportedDevice,
-    VerificationFailed,
-)
-from lasttoken_export.exporter import ExportOptions, export_model
+from lasttoken_export.errors import BuildFailed, GraphRefused, UnsupportedDevice
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
-from lasttoken_export.model_config import parse_config
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quality.export_check import QualityOptions
-from lasttoken_export.quality.sets import open_set
-from lasttoken_export.quality.verify_repository import check_files, open_artefact, verify_artefact
 from lasttoken_export.quantisation.calibrate import calibrate_model
-from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions
 from lasttoken_export.tensorrt import plan_builder
 from lasttoken_export.tensorrt.callbacks import make_logger
 from lasttoken_export.tensorrt.library import load_library
 from lasttoken_export.tensorrt.network import parse_network
 from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan
 from lasttoken_export.tensorrt.plan_contents import read_plan
-from lasttoken_export.tensorrt.plan_step import PlanChoices
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import TargetDevice
 from lasttoken_perf.plain_calibration import PlainCalibration
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
-from unit.export.checkpoints import CONFIG, tensors, write_folder
-from unit.export.test_export import make_entry
-from unit.tokenizer.small import byte_level_tokenizer
+from unit.export.checkpoints import WIDE_CONFIG, write_wide_folder
 
 pytest.importorskip(
     "tensorrt_rtx", reason="TensorRT-RTX is not installed: make integrations, on x86-64 Linux"
 )
 
-SMALL = {
-    **CONFIG,
-    "hidden_size": 256,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "intermediate_size": 512,
-    "vocab_size": 259,
-}
 PROFILE = PlanProfile(max_batch_tokens=512, max_rows=64, max_length=128, usual_batch_tokens=512)
 
 
@@ -68,11 +41,7 @@ def library():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plans") / "hf"
-    weights = {name: array * np.float32(0.05) for name, array in tensors(SMALL).items()}
-    write_folder(folder, weights, config=SMALL)
-    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
-    return folder
+    return write_wide_folder(tmp_path_factory.mktemp("plans") / "hf")
 
 
 def write_graph(checkpoint, path, precision, *, num_layers=None):
@@ -124,128 +93,6 @@ def matrix_elements(config, layers):
     return layers * (attention + 3 * hidden * config["intermediate_size"])
 
 
-def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
-    words = [
-        str(folder), "--like", "smollm2-135m", "--precision", "fp16", "--name", "small",
-        "--runtime", "tensorrt-rtx", "--compute-capability", "8.9", "--max-length", "64",
-    ]  # fmt: skip
-    monkeypatch.setattr(cli, "find_entry", lambda *_: small_entry())
-    words += ["--quality-pairs", "0"]
-    assert cli.main([*words, "--output", str(tmp_path / "first")]) == 0, capsys.readouterr().err
-    encoder = tmp_path / "first/small_encoder"
-    assert {"encoder.plan", "model.py"} <= {path.name for path in (encoder / "1").iterdir()}
-    assert not list((encoder / "1").glob("*.onnx*"))
-    parameters = parse_config((encoder / "config.pbtxt").read_text()).parameters
-    assert parameters["runtime"].string_value == "tensorrt-rtx"
-    card = json.loads((tmp_path / "first/small/1/card.json").read_text())
-    plan = card["plan"]
-    assert card["runtime"] == plan["library"] == "tensorrt-rtx"
-    assert (plan["compute_capability"], plan["precision"], plan["gpu"]) == ("8.9", "fp16", None)
-    assert plan["library_version"] == load_library("tensorrt-rtx").version
-    assert plan["build_seconds"] > 0
-    assert not plan["from_cache"]
-    assert plan["plan_bytes"] == (encoder / "1/encoder.plan").stat().st_size
-    bounds = {name: str(shape[2]) for name, shape in plan["profile"].items()}
-    assert bounds == {
-        "input_ids": parameters["max_batch_tokens"].string_value,
-        "row_lengths": parameters["max_batch_rows"].string_value,
-        "slots": parameters["max_length"].string_value,
-    }
-    assert "small_encoder/1/encoder.plan" in card["sha256"]
-
-    again = [*words, "--output", str(tmp_path / "second"), "--keep-graph"]
-    assert cli.main(again) == 0
-    second = json.loads((tmp_path / "second/small/1/card.json").read_text())
-    assert second["plan"]["from_cache"]
-    assert second["sha256"] == card["sha256"]
-    graph = tmp_path / "second/small_encoder/1/encoder.onnx"
-    assert set(second["plan"]["graph_sha256"]) == {
-        f"small_encoder/1/{name}" for name in ("encoder.onnx", "encoder.onnx.data")
-    }
-    artefact = open_artefact(tmp_path / "second/small")
-    check_files(artefact)
-    graph.write_bytes(graph.read_bytes() + b" ")
-    with pytest.raises(
-        VerificationFailed, match=r"encoder\.onnx is not the file that was exported"
-    ):
-        check_files(artefact)
-    foreign = open_artefact(tmp_path / "first/small")
-    foreign.graph.touch()
-    with pytest.raises(VerificationFailed, match="export it again with --keep-graph"):
-        check_files(foreign)
-
-
-def small_entry():
-    return dataclasses.replace(make_entry(), precisions=("fp32", "fp16", "bf16"))
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-weights", "fp8", "int4"])
-def test_quality_and_batches_are_checked_before_a_plan_is_built(folder, tmp_path, precision):
-    texts = tmp_path / "pairs.jsonl"
-    pairs = [{"query": "x" * n, "document": "y" * (3 * n)} for n in range(1, 20)]
-    texts.write_text("\n".join(map(json.dumps, pairs)))
-    report = export_model(
-        open_checkpoint(folder),
-        small_entry(),
-        ExportOptions(
-            output=tmp_path / "repository",
-            runtime="tensorrt-rtx",
-            precision=precision,
-            max_length=64,
-            plan=PlanChoices(compute_capability="8.9", use_cache=False, keep_graph=True),
-            quality=QualityOptions(
-                retrieval_set=str(texts),
-                pairs=19,
-                # Random weights have no figures worth a gate; company must not matter to them.
-                accepted={"minimum_cosine": None, "mean_cosine": None, "ndcg_loss": None},
-                cache_folder=tmp_path / "cache",
-            ),
-            calibration=CalibrationOptions(folder=tmp_path / "calibration"),
-        ),
-    )
-    assert (tmp_path / "repository/small_encoder/1/encoder.plan").exists()
-    assert report.checks["bitwise_batch_invariant"]
-    assert report.quality["status"] == "measured"
-    assert report.quality["bitwise_batch_invariant"]
-    assert report.quality["plan"].startswith("not measured")
-    artefact = open_artefact(tmp_path / "repository/small")
-    reference = open_checkpoint(folder), EmbeddingContract.of(small_entry())
-    texts = open_set(str(texts))
-    found = verify_artefact(artefact, texts, reference, accepted={}, cache_folder=tmp_path)
-    unlike = {name for name in found if found[name] != report.quality[name]}
-    assert unlike <= {"rows", "gate"}  # more rows in company, and what was accepted at export
-
-
-def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder, tmp_path):
-    choices = PlanChoices(compute_capability="8.9", use_cache=False, keep_graph=True)
-    report = export_model(
-        open_checkpoint(folder),
-        small_entry(),
-        ExportOptions(
-            output=tmp_path, runtime="tensorrt-rtx", precision="bf16", max_length=64, plan=choices
-        ),
-    )
-    assert "no kernel" in report.checks["not_run"] or "implementation" in report.checks["not_run"]
-    assert (tmp_path / "small_encoder/1/encoder.plan").exists()
-    assert report.quality["status"] == "not measured"
-    artefact = open_artefact(tmp_path / "small")
-    reference = open_checkpoint(folder), EmbeddingContract.of(small_entry())
-    with pytest.raises(InvalidOption, match="small cannot be verified on this machine: ONNX Run"):
-        verify_artefact(artefact, open_set("python", pairs=2), reference, accepted={})
-
-
-def test_a_refused_target_leaves_no_repository(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "find_entry", lambda *_: small_entry())
-    code = cli.main(
-        [str(folder), "--runtime", "tensorrt-rtx", "--compute-capability", "9.0", "--precision",
-         "fp16", "--output", str(tmp_path / "out")]
-    )  # fmt: skip
-    assert code == 1
-    assert "UnsupportedDevice" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_network_has_the_graphs_inputs_and_output(library, graphs):
     trt = library.module
     logger = make_logger(trt)
@@ -275,8 +122,8 @@ def test_half_precision_attention_is_fused(library, graphs, tmp_path, capability
         on_progress=lambda *step: progress.append(step),
     )
     contents = read_plan(tmp_path / "encoder.plan")
-    assert contents.fused_attentions == SMALL["num_hidden_layers"]
-    assert contents.constant_bytes["half"] >= 2 * matrix_elements(SMALL, 2)
+    assert contents.fused_attentions == WIDE_CONFIG["num_hidden_layers"]
+    assert contents.constant_bytes["half"] >= 2 * matrix_elements(WIDE_CONFIG, 2)
     assert contents.constant_bytes.get("float", 0) < 1000
     assert report.plan_bytes == (tmp_path / "encoder.plan").stat().st_size
     assert report.seconds > 0
@@ -288,7 +135,7 @@ def test_float32_is_built_of_separate_operators(library, graphs, tmp_path, monke
     build_plan(graphs("fp32"), tmp_path / "encoder.plan", options(library, "fp32"))
     contents = read_plan(tmp_path / "encoder.plan")
     assert contents.fused_attentions == 0
-    assert contents.constant_bytes["float"] >= 4 * matrix_elements(SMALL, 2)
+    assert contents.constant_bytes["float"] >= 4 * matrix_elements(WIDE_CONFIG, 2)
     monkeypatch.setattr(plan_builder, "allow_unfused_attention", lambda *_: 0)
     with pytest.raises(BuildFailed, match="not supported by a dedicated kernel"):
         build_plan(graphs("fp32"), tmp_path / "failed.plan", options(library, "fp32"))
@@ -329,7 +176,7 @@ def check_precision(contents, precision, config, layers):
 @pytest.mark.parametrize("precision", list(WEIGHT_BITS))
 def test_every_precision_builds_and_computes_in_it(library, graphs, tmp_path, precision):
     build_plan(graphs(precision), tmp_path / "plan", options(library, precision))
-    check_precision(read_plan(tmp_path / "plan"), precision, SMALL, 2)
+    check_precision(read_plan(tmp_path / "plan"), precision, WIDE_CONFIG, 2)
 
 
 def test_calibrated_scales_build_too(library, folder, tmp_path):

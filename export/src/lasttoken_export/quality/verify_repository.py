@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import InvalidOption, ModelNotFound, VerificationFailed
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import with_parameters
+from lasttoken_export.model_files import sha256
 from lasttoken_export.model_sources import ENCODER, ENSEMBLE, TOKENIZER
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.export_check import describe, row_counter, why_not_run
@@ -90,16 +90,15 @@ def check_files(artefact: Artefact) -> None:
             f"the card of {artefact.name} does not name {artefact.graph}, which lies beside the "
             "plan; export it again with --keep-graph"
         )
-    for relative, sha256 in {**digests, **plan.get("graph_sha256", {})}.items():
+    for relative, digest in {**digests, **plan.get("graph_sha256", {})}.items():
         path = artefact.repository / relative
         if not path.is_file():
             raise VerificationFailed(f"{path} is missing; export the model again")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise VerificationFailed(
-                    f"{path} is not the file that was exported: its digest is not the card's; "
-                    "export the model again"
-                )
+        if sha256(path) != digest:
+            raise VerificationFailed(
+                f"{path} is not the file that was exported: its digest is not the card's; "
+                "export the model again"
+            )
 
 
 def verify_artefact(
