@@ -13,7 +13,7 @@ from lasttoken_export.errors import MissingLibrary
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.tensorrt.library import load_library
-from lasttoken_export.tensorrt.plan_step import PlanChoices
+from lasttoken_export.tensorrt.plan_choices import PlanChoices
 from lasttoken_export.tensorrt.target import gpu_in_this_machine, rtx_capabilities
 
 pytestmark = [

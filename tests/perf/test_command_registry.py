@@ -1,6 +1,8 @@
 """Every module of `commands` is a subcommand, and only the command line catches errors."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -10,11 +12,12 @@ from lasttoken_perf.errors import WrongAnswer
 
 
 def test_every_command_has_its_help(capsys):
-    commands = cli.all_commands()
+    commands = cli.commands_for(None)
     names = [command.name for command in commands]
     assert {"bench", "export", "soak"} <= set(names)
     assert len(set(names)) == len(names)
     for command in commands:
+        assert cli.commands_for(command.name) == [command]
         with pytest.raises(SystemExit) as ended:
             cli.main([command.name, "--help"])
         assert ended.value.code == 0
@@ -25,7 +28,7 @@ def test_every_command_has_its_help(capsys):
 def only_command(monkeypatch):
     def install(run):
         command = Command(name="x", summary="x", add_arguments=lambda parser: None, run=run)
-        monkeypatch.setattr(cli, "all_commands", lambda: [command])
+        monkeypatch.setattr(cli, "commands_for", lambda word: [command])
 
     return install
 
@@ -51,3 +54,16 @@ def test_bad_usage_ends_with_2():
     with pytest.raises(SystemExit) as ended:
         cli.main(["no-such-command"])
     assert ended.value.code == 2
+
+
+def test_a_command_does_not_wait_for_what_others_import():
+    program = "import sys; from lasttoken_perf import cli\n"
+    program += "try: cli.main(['plan', '--help'])\n"
+    program += "except SystemExit: print('loaded', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "--efficiency" in done.stdout
+    loaded = done.stdout.rpartition("loaded ")[2].split()
+    assert "lasttoken_perf.commands.plan" in loaded
+    assert not {"onnx_ir", "onnxruntime", "lasttoken_perf.commands.bench"} & set(loaded)

@@ -13,7 +13,7 @@ from lasttoken_export.catalogue import entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

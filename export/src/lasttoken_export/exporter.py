@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lasttoken_export.card import Card
 from lasttoken_export.catalogue import CatalogueEntry, prompts_with_tasks
 from lasttoken_export.checkpoint import Checkpoint, validate_tensors
 from lasttoken_export.errors import InvalidOption
+from lasttoken_export.export_options import RUNTIMES, ExportOptions
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.graph.unsigned_weights import use_unsigned_weights
@@ -29,16 +30,15 @@ from lasttoken_export.model_files import (
 )
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.native_config import NativeEncoder
-from lasttoken_export.precisions import PRECISIONS, find_precision, float_type, safe_precisions
-from lasttoken_export.quality.export_check import QualityOptions, check_export, open_texts
-from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions, calibrate_entry
+from lasttoken_export.precisions import PRECISIONS, float_type, safe_precisions
+from lasttoken_export.quality.export_check import check_export, open_texts
+from lasttoken_export.quantisation.calibrate_entry import calibrate_entry
 from lasttoken_export.repository import check_disk, check_output, staged_model
 from lasttoken_export.tensorrt.callbacks import OnProgress
 from lasttoken_export.tensorrt.plan_builder import check_memory
 from lasttoken_export.tensorrt.plan_step import (
     MAX_ROWS,
     PLAN_FILE,
-    PlanChoices,
     prepare_plan,
     replace_graph_by_plan,
 )
@@ -50,66 +50,9 @@ from lasttoken_export.verification import (
     memory_to_run,
 )
 
-RUNTIMES = {
-    "onnxruntime": "onnxruntime-cpu",
-    "onnxruntime-cuda": "onnxruntime-cuda",
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt-rtx",
-}
-"""Names of the command line and of the encoder's parameter ``runtime``."""
+__all__ = ["ExportOptions", "ExportReport", "export_model"]
 
 _PREFERRED_BATCH_TOKENS = dict.fromkeys(RUNTIMES.values(), 8192) | {"onnxruntime-cpu": 512}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
-    """What the caller chooses.
-
-    Attributes:
-        output: Folder of the Triton model repository.
-        precision: One of `PRECISIONS`, which the runtime can run.
-        runtime: One of `RUNTIMES`.
-        triton_name: Name of the ensemble; None for the model's own.
-        max_length: Longest text in tokens; None for the model's own.
-        max_queue_tokens: Most tokens waiting in the encoder.
-        on_overflow: ``truncate`` or ``refuse`` a text beyond max_length.
-        intra_op_threads: Threads of the runtime; 0 for one a core.
-        plan: About the plan, for the TensorRT runtimes.
-        encoder: ``python`` for the scheduler's, ``native`` for a backend of Triton's own.
-        native_batch_size: Most rows of a batch of a native encoder.
-        quality: How the vectors are compared with fp32's before anything is published.
-        calibration: Texts and folder of the precisions that are calibrated; None for the defaults.
-
-    Raises:
-        InvalidOption: A value is not one of those known, or the runtime cannot run the precision.
-    """
-
-    output: Path
-    precision: str = "fp32"
-    runtime: str = "onnxruntime"
-    triton_name: str | None = None
-    max_length: int | None = None
-    max_queue_tokens: int = 65536
-    on_overflow: str = "truncate"
-    intra_op_threads: int = 0
-    plan: PlanChoices = field(default_factory=PlanChoices)
-    encoder: str = "python"
-    native_batch_size: int = 8
-    quality: QualityOptions = field(default_factory=QualityOptions)
-    calibration: CalibrationOptions | None = None
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("precision", tuple(PRECISIONS)),
-            ("runtime", tuple(RUNTIMES)),
-            ("on_overflow", ("truncate", "refuse")),
-            ("encoder", ("python", "native")),
-        ):
-            if getattr(self, name) not in known:
-                raise InvalidOption(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}"
-                )
-        find_precision(self.precision, self.runtime)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ from lasttoken_perf.machine import git_revision
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (0 fine, 1 failed, 2 bad usage)."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(words[0] if words else None).parse_args(words)
     git_revision()  # kept from here on: results are written much later
     try:
         result = options.run(options)
@@ -34,18 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def all_commands() -> list[Command]:
-    """Return the subcommands in order of their modules' names."""
-    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-    return [importlib.import_module(f"{commands.__name__}.{name}").COMMAND for name in names]
+def commands_for(word: str | None) -> list[Command]:
+    """Return the subcommand of a name, or all in order of their names where there is none of it.
+
+    All of them take seconds to import: what measures exports imports what builds graphs.
+    """
+    modules = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    named = [name for name in modules if name.replace("_", "-") == word]
+    return [
+        importlib.import_module(f"{commands.__name__}.{name}").COMMAND for name in named or modules
+    ]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(word: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lasttoken-perf", description=(__doc__ or "").partition("\n")[0]
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in all_commands():
+    for command in commands_for(word):
         subparser = subparsers.add_parser(
             command.name, help=command.summary, description=command.summary
         )

@@ -25,9 +25,9 @@ from lasttoken_export.errors import (
 )
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
-from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.tensorrt import target as tensorrt_target
-from lasttoken_export.tensorrt.plan_step import PlanChoices
+from lasttoken_export.tensorrt.plan_choices import PlanChoices
 from unit.export.checkpoints import CONFIG, tensors, write_folder
 from unit.tokenizer.small import byte_ids, byte_level_tokenizer, contract_data
 
@@ -307,7 +307,7 @@ def test_weights_stream_through_little_memory(tmp_path):
 import resource, sys
 from pathlib import Path
 import onnx_ir as ir
-import lasttoken_export.cli
+import lasttoken_export.commands.export
 from lasttoken_export.checkpoint import open_checkpoint, validate_tensors
 from lasttoken_export.graph.decoder import DecoderGraph
 

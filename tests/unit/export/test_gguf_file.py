@@ -6,7 +6,6 @@ from tokenizers import Tokenizer
 from lasttoken_export.architectures import read_gguf_config
 from lasttoken_export.checkpoint import GgufFile, validate_tensors
 from lasttoken_export.checkpoint.gguf_names import canonical_gguf_name
-from lasttoken_export.cli import find_entry
 from lasttoken_export.errors import (
     CorruptFile,
     InvalidCheckpoint,
@@ -17,6 +16,7 @@ from lasttoken_export.errors import (
     UnsupportedModel,
     UnsupportedTokenizer,
 )
+from lasttoken_export.model_entry import find_entry
 from lasttoken_export.tokenizer.gguf_vocabulary import tokenizer_json_from_gguf
 from unit.export.checkpoints import CONFIG, tensors, write_gguf
 

@@ -18,7 +18,7 @@ from lasttoken_export.native_config import (
     native_encoder_config,
     native_ensemble_config,
 )
-from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.token_rows import encode_rows, open_graph
 from unit.export.checkpoints import tensors, write_folder
 from unit.export.test_export import BYTES_CONFIG, make_entry

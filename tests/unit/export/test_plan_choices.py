@@ -17,7 +17,8 @@ from lasttoken_export.tensorrt import target as targets
 from lasttoken_export.tensorrt.library import TensorRTLibrary, load_library
 from lasttoken_export.tensorrt.plan_builder import PlanOptions, check_memory
 from lasttoken_export.tensorrt.plan_cache import find_plan, plan_key, store_plan
-from lasttoken_export.tensorrt.plan_step import PlanChoices, prepare_plan
+from lasttoken_export.tensorrt.plan_choices import PlanChoices
+from lasttoken_export.tensorrt.plan_step import prepare_plan
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import (
     TargetDevice,

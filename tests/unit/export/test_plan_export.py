@@ -11,12 +11,12 @@ from lasttoken_export.errors import InvalidOption, VerificationFailed
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
-from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.verify_repository import check_files, open_artefact, verify_artefact
-from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions
+from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 from lasttoken_export.tensorrt.library import load_library
-from lasttoken_export.tensorrt.plan_step import PlanChoices
+from lasttoken_export.tensorrt.plan_choices import PlanChoices
 from unit.export.checkpoints import write_wide_folder
 from unit.export.test_export import make_entry
 

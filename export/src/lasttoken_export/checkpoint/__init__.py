@@ -21,7 +21,6 @@ from lasttoken_export.errors import InvalidOption, ModelNotFound
 from lasttoken_export.padded.transformers_folder import TransformersFolder, read_config_json
 
 __all__ = [
-    "GRAPHS",
     "Checkpoint",
     "GgufFile",
     "ModelFiles",
@@ -35,10 +34,6 @@ __all__ = [
     "open_model",
     "validate_tensors",
 ]
-
-
-GRAPHS = ("auto", "packed", "padded")
-"""Forms of the graph; ``auto`` is packed wherever the architecture has a packed graph."""
 
 
 def open_checkpoint(
@@ -79,7 +74,7 @@ def open_model(
         source: See there.
         revision: See there.
         cache_folder: See there.
-        graph: One of `GRAPHS`.
+        graph: One of `export_options.GRAPHS`.
 
     Raises:
         InvalidOption: A padded graph of a GGUF file is asked for.

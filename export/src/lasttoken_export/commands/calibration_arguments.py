@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions
+from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,8 @@ from lasttoken_export.errors import (
     UnsupportedArchitecture,
     VerificationFailed,
 )
-from lasttoken_export.exporter import RUNTIMES, ExportOptions, ExportReport
+from lasttoken_export.export_options import RUNTIMES, ExportOptions
+from lasttoken_export.exporter import ExportReport
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.max_length import check_max_length
 from lasttoken_export.model_files import (

@@ -7,8 +7,8 @@ here, or the user said so). Never a silent pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from lasttoken_export.checkpoint import Checkpoint
-from lasttoken_export.errors import InvalidOption, QualityGateMissed
+from lasttoken_export.errors import QualityGateMissed
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.gate import CHANCE_AT_EXPORT, GateResult, check_gate
 from lasttoken_export.quality.measurement import Measurement, measure_graph
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.reference_vectors import (
     available_memory_bytes,
     reference_memory_bytes,
@@ -33,34 +34,8 @@ from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.token_rows import open_graph, tokenize_set
 
-EXPORT_PAIRS = 128
-"""Pairs that an export is measured on; `verify` takes thousands."""
 _INVARIANCE_ROWS = 16
 _FIRST_LAYER_PAIRS = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QualityOptions:
-    """What the caller of an export chooses.
-
-    Attributes:
-        retrieval_set: Name of a set, or path of a file of pairs.
-        pairs: How many of its pairs; 0 to measure nothing, which the card says.
-        accepted: Bounds that replace the gate's, by figure; None for any value.
-        cache_folder: Where texts and vectors are kept; None for the default.
-
-    Raises:
-        InvalidOption: ``pairs`` is 1 or negative.
-    """
-
-    retrieval_set: str = "python"
-    pairs: int = EXPORT_PAIRS
-    accepted: Mapping[str, float | None] = field(default_factory=dict)
-    cache_folder: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.pairs != 0 and self.pairs < 2:
-            raise InvalidOption(f"{self.pairs!r} pairs are too few to rank; choose 2 or more, or 0")
 
 
 def open_texts(precision: str, options: QualityOptions) -> RetrievalSet | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.precisions import QualityGate
-from lasttoken_export.quality.batch_invariance import BatchInvariance
-from lasttoken_export.quality.quality_report import QualityFigures
+
+if TYPE_CHECKING:  # the command line reads FIGURES: it should not wait for ONNX Runtime
+    from lasttoken_export.quality.batch_invariance import BatchInvariance
+    from lasttoken_export.quality.quality_report import QualityFigures
 
 FIGURES = ("minimum_cosine", "mean_cosine", "ndcg_loss", "batch_invariance")
 """Figures that a gate may bound, by the names that ``--accept-quality`` takes."""

@@ -8,9 +8,8 @@ from lasttoken_export.checkpoint import default_cache_folder
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.quality.debian_index import debian_set
 from lasttoken_export.quality.python_docstrings import python_set
+from lasttoken_export.quality.quality_options import SETS
 from lasttoken_export.quality.retrieval_set import RetrievalSet, pairs_of_file
-
-SETS = ("debian", "python")
 
 
 def open_set(

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.quantisation.calibration import Calibration
+from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 from lasttoken_export.quantisation.prompted_rows import prompted_rows
 from lasttoken_export.quantisation.texts import default_texts, read_texts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationOptions:
-    """What the caller chooses.
-
-    Attributes:
-        texts: File of texts; None for those shipped with the exporter.
-        seed: Decides which tokens are sampled.
-        folder: Where calibrations are kept; None for beside the checkpoint.
-        cache_folder: Where they are kept if that is read-only; None for the default.
-    """
-
-    texts: Path | None = None
-    seed: int = 0
-    folder: Path | None = None
-    cache_folder: Path | None = None
 
 
 def calibrate_entry(

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lasttoken_export.tensorrt.callbacks import OnProgress
-from lasttoken_export.tensorrt.plan_step import PlanChoices
+from lasttoken_export.tensorrt.plan_choices import PlanChoices
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lasttoken_export.tensorrt.callbacks import OnProgress
 from lasttoken_export.tensorrt.library import PLAN_RUNTIMES, load_library
 from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan
 from lasttoken_export.tensorrt.plan_cache import find_plan, link_or_copy, plan_key, store_plan
+from lasttoken_export.tensorrt.plan_choices import PlanChoices
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import (
     check_precision_on_target,
@@ -22,30 +22,6 @@ from lasttoken_export.tensorrt.target import (
 PLAN_FILE = "encoder.plan"
 MAX_ROWS = 256
 """Most rows of a batch; the encoder's parameter ``max_batch_rows`` is written from it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanChoices:
-    """What the caller chooses about a plan.
-
-    Attributes:
-        compute_capability: Of the GPU that will run it, as ``8.9``; None for the one at hand.
-        weight_streaming: Whether weights may stay in the host's memory.
-        cache_folder: Where plans and timings are kept; None for ``~/.cache/lasttoken``.
-        use_cache: Whether a plan built before is taken, and a new one kept.
-        keep_graph: Whether encoder.onnx stays beside the plan.
-    """
-
-    compute_capability: str | None = None
-    weight_streaming: bool = False
-    cache_folder: Path | None = None
-    use_cache: bool = True
-    keep_graph: bool = False
-
-    @property
-    def plans_folder(self) -> Path:
-        """Folder of the plans and timings kept."""
-        return (self.cache_folder or Path.home() / ".cache" / "lasttoken") / "plans"
 
 
 def prepare_plan(

@@ -11,7 +11,8 @@ from lasttoken.local import LocalTriton
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import default_cache_folder, open_checkpoint
-from lasttoken_export.quality.sets import SETS, open_set
+from lasttoken_export.quality.quality_options import SETS
+from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.verify_repository import Artefact
 from lasttoken_perf.command import Command, add_model_argument, cache_folder, say
 from lasttoken_perf.errors import TaskUnavailable

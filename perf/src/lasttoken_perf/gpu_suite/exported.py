@@ -9,7 +9,7 @@ from lasttoken_export.catalogue import CatalogueEntry, Licence
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_sources import ENCODER
-from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_perf.gpu_suite.graph_file import PROVIDERS, TARGETS
 from lasttoken_perf.gpu_suite.random_weights import RandomWeights
 from lasttoken_perf.gpu_suite.settings import SuiteSettings

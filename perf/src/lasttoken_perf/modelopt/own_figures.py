@@ -18,7 +18,8 @@ from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quality.measurement import measure_graph
 from lasttoken_export.quality.quality_report import QualityFigures
 from lasttoken_export.quality.token_rows import open_graph
-from lasttoken_export.quantisation.calibrate_entry import CalibrationOptions, calibrate_entry
+from lasttoken_export.quantisation.calibrate_entry import calibrate_entry
+from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 from lasttoken_perf.modelopt.schemes import OwnGraph
 
 _BATCH_TOKENS = 2048

@@ -19,7 +19,7 @@ from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import model_sources
 from lasttoken_export.precisions import safe_precisions
-from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.quality.verify_repository import (
     Artefact,

@@ -17,7 +17,7 @@ from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.quality import export_check, verify_repository
-from lasttoken_export.quality.export_check import QualityOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.verify_repository import (
     open_artefact,

@@ -6,7 +6,8 @@ import pytest
 
 from lasttoken_export.checkpoint import default_cache_folder
 from lasttoken_export.quality.debian_index import SUITE
-from lasttoken_export.quality.sets import SETS, open_set
+from lasttoken_export.quality.quality_options import SETS
+from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quantisation.texts import default_texts
 
 SHINGLE_WORDS = 8

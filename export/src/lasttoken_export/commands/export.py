@@ -1,0 +1,122 @@
+"""``lasttoken-export MODEL``: one model as a Triton model repository."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lasttoken_export.catalogue import load_catalogue
+from lasttoken_export.checkpoint import TransformersFolder, open_model
+from lasttoken_export.commands.calibration_arguments import calibration_options, layer_progress
+from lasttoken_export.commands.quality_arguments import print_quality, text_progress
+from lasttoken_export.exporter import ExportOptions, ExportReport, export_model
+from lasttoken_export.model_entry import find_entry
+from lasttoken_export.padded.exporter import export_padded_model
+from lasttoken_export.quality.gate import parse_accepted
+from lasttoken_export.quality.quality_options import QualityOptions
+from lasttoken_export.tensorrt.arguments import plan_choices, plan_progress
+
+
+def run_export(options: argparse.Namespace, cache_folder: Path | None) -> int:
+    """Run the command; returns its exit code.
+
+    Raises:
+        ExportError: Something is wrong, or a gate is missed.
+    """
+    quality = QualityOptions(
+        retrieval_set=options.quality_set,
+        pairs=options.quality_pairs,
+        accepted=parse_accepted(options.accept_quality),
+        cache_folder=cache_folder,
+    )
+    known = load_catalogue().get(options.model)
+    checkpoint = open_model(
+        known.source if known else options.model,
+        revision=options.revision,
+        cache_folder=cache_folder,
+        graph=options.graph,
+    )
+    entry = find_entry(options.model, options.like, checkpoint)
+    note = f" ({entry.licence.note})" if entry.licence.note else ""
+    _say(f"{entry.name}: licence {entry.licence.id}{note}")
+    chosen = ExportOptions(
+        output=options.output,
+        precision=options.precision,
+        runtime=options.runtime,
+        triton_name=options.name,
+        max_length=options.max_length,
+        max_queue_tokens=options.max_queue_tokens,
+        on_overflow=options.on_overflow,
+        intra_op_threads=options.threads,
+        plan=plan_choices(options, cache_folder),
+        encoder=options.encoder,
+        native_batch_size=options.native_batch_size,
+        quality=quality,
+        calibration=calibration_options(options, cache_folder),
+    )
+    with (
+        _progress_bar() as on_bytes,
+        plan_progress() as on_plan,
+        text_progress() as on_texts,
+        layer_progress() as on_layer,
+    ):
+        if isinstance(checkpoint, TransformersFolder):
+            reason = "asked for" if options.graph == "padded" else "no packed graph is known of it"
+            _say(f"{checkpoint.config.architecture}: optimum writes a padded graph ({reason})")
+            report = export_padded_model(
+                checkpoint,
+                entry,
+                chosen,
+                cache_folder=cache_folder,
+                announce=_say,
+                on_bytes=on_bytes,
+            )
+        else:
+            report = export_model(
+                checkpoint,
+                entry,
+                chosen,
+                on_bytes=on_bytes,
+                on_plan=on_plan,
+                on_texts=on_texts,
+                on_layer=on_layer,
+            )
+    _print_report(report, as_json=options.json)
+    return 0
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Show bytes written and time left, on a terminal only."""
+    with tqdm(unit="B", unit_scale=True, desc="writing weights", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _print_report(report: ExportReport, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**asdict(report), "repository": str(report.repository)}))
+        return
+    print(
+        f"{report.triton_name}: {report.weight_bytes / 1e6:.0f} MB of weights written to "
+        f"{report.repository} in {report.seconds:.1f} s"
+    )
+    for name, value in report.checks.items():
+        print(f"  {name}: {value}")
+    print_quality(report.triton_name, report.quality)
+    print(f"serve it: lasttoken serve {report.repository}")

@@ -1,0 +1,69 @@
+"""The arguments of ``lasttoken-export MODEL``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lasttoken_export._version import __version__
+from lasttoken_export.catalogue import load_catalogue
+from lasttoken_export.commands.calibration_arguments import add_calibration_arguments
+from lasttoken_export.commands.quality_arguments import add_accept_quality
+from lasttoken_export.export_options import GRAPHS, RUNTIMES
+from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quality.quality_options import EXPORT_PAIRS, SETS
+from lasttoken_export.tensorrt.arguments import add_plan_arguments
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = argparse.ArgumentParser(
+        prog="lasttoken-export",
+        description="Export a text-embedding model as a self-contained Triton model repository.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="catalogue name, hub id (owner/name), Hugging Face folder or GGUF file; in the "
+        f"catalogue: {', '.join(sorted(load_catalogue()))}",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR",
+                        help="Triton model repository; other models in it stay")  # fmt: skip
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32",
+                        help="number format; see docs/precisions.md (%(default)s)")  # fmt: skip
+    parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="onnxruntime")
+    parser.add_argument("--graph", choices=GRAPHS, default="auto",
+                        help="packed: no padding is computed; padded: by optimum, for any other "
+                        "architecture; auto: packed where that is known (%(default)s)")  # fmt: skip
+    parser.add_argument("--like", metavar="NAME",
+                        help="catalogue entry whose tokenizer contract and prompts a folder, a "
+                        "hub id or a GGUF file is served by")  # fmt: skip
+    parser.add_argument("--name", metavar="TRITON_NAME", help="name of the ensemble (the model's)")
+    parser.add_argument("--revision", help="revision of a hub id, in place of the pinned one")
+    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="longest text (model's)")
+    parser.add_argument("--on-overflow", choices=("truncate", "refuse"), default="truncate",
+                        help="what happens to a longer text (%(default)s)")  # fmt: skip
+    parser.add_argument("--max-queue-tokens", type=int, default=65536, metavar="TOKENS",
+                        help="most tokens waiting; more is refused (%(default)s)")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=0, metavar="N",
+                        help="threads of the CPU runtime; 0: one a core it may use")  # fmt: skip
+    add_calibration_arguments(parser)
+    add_plan_arguments(parser)
+    parser.add_argument("--encoder", choices=("python", "native"), default="python",
+                        help="native: Triton's own ONNX Runtime or TensorRT backend, ragged "
+                        "batches, one text a request (%(default)s)")  # fmt: skip
+    parser.add_argument("--native-batch-size", type=int, default=8, metavar="N",
+                        help="most rows of a native batch; the graph is made for as many of the "
+                        "longest (%(default)s)")  # fmt: skip
+    parser.add_argument("--quality-set", default="python", metavar="SET",
+                        help=f"text on which the vectors are compared with fp32's: "
+                        f"{', '.join(SETS)} or a file of JSON lines with query and document "
+                        "(%(default)s)")  # fmt: skip
+    parser.add_argument("--quality-pairs", type=int, default=EXPORT_PAIRS, metavar="N",
+                        help="pairs of it; 0: compare nothing, and say so on the card "
+                        "(%(default)s)")  # fmt: skip
+    add_accept_quality(parser)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser

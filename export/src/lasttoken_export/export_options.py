@@ -1,0 +1,74 @@
+"""What the caller of an export chooses. Light, as the command line reads it before all else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lasttoken_export.errors import InvalidOption
+from lasttoken_export.precisions import PRECISIONS, find_precision
+from lasttoken_export.quality.quality_options import QualityOptions
+from lasttoken_export.quantisation.calibration_options import CalibrationOptions
+from lasttoken_export.tensorrt.plan_choices import PlanChoices
+
+GRAPHS = ("auto", "packed", "padded")
+"""Forms of the graph; ``auto`` is packed wherever the architecture has a packed graph."""
+
+RUNTIMES = {
+    "onnxruntime": "onnxruntime-cpu",
+    "onnxruntime-cuda": "onnxruntime-cuda",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt-rtx",
+}
+"""Names of the command line and of the encoder's parameter ``runtime``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What the caller chooses.
+
+    Attributes:
+        output: Folder of the Triton model repository.
+        precision: One of `PRECISIONS`, which the runtime can run.
+        runtime: One of `RUNTIMES`.
+        triton_name: Name of the ensemble; None for the model's own.
+        max_length: Longest text in tokens; None for the model's own.
+        max_queue_tokens: Most tokens waiting in the encoder.
+        on_overflow: ``truncate`` or ``refuse`` a text beyond max_length.
+        intra_op_threads: Threads of the runtime; 0 for one a core.
+        plan: About the plan, for the TensorRT runtimes.
+        encoder: ``python`` for the scheduler's, ``native`` for a backend of Triton's own.
+        native_batch_size: Most rows of a batch of a native encoder.
+        quality: How the vectors are compared with fp32's before anything is published.
+        calibration: Texts and folder of the precisions that are calibrated; None for the defaults.
+
+    Raises:
+        InvalidOption: A value is not one of those known, or the runtime cannot run the precision.
+    """
+
+    output: Path
+    precision: str = "fp32"
+    runtime: str = "onnxruntime"
+    triton_name: str | None = None
+    max_length: int | None = None
+    max_queue_tokens: int = 65536
+    on_overflow: str = "truncate"
+    intra_op_threads: int = 0
+    plan: PlanChoices = field(default_factory=PlanChoices)
+    encoder: str = "python"
+    native_batch_size: int = 8
+    quality: QualityOptions = field(default_factory=QualityOptions)
+    calibration: CalibrationOptions | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("precision", tuple(PRECISIONS)),
+            ("runtime", tuple(RUNTIMES)),
+            ("on_overflow", ("truncate", "refuse")),
+            ("encoder", ("python", "native")),
+        ):
+            if getattr(self, name) not in known:
+                raise InvalidOption(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}"
+                )
+        find_precision(self.precision, self.runtime)

@@ -1,0 +1,23 @@
+"""What the caller of an export chooses about its calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationOptions:
+    """What the caller of an export chooses about its calibration.
+
+    Attributes:
+        texts: File of texts; None for those shipped with the exporter.
+        seed: Decides which tokens are sampled.
+        folder: Where calibrations are kept; None for beside the checkpoint.
+        cache_folder: Where they are kept if that is read-only; None for the default.
+    """
+
+    texts: Path | None = None
+    seed: int = 0
+    folder: Path | None = None
+    cache_folder: Path | None = None

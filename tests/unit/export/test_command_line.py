@@ -1,0 +1,41 @@
+"""The command line answers about itself before it imports what builds graphs."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"numpy", "onnx_ir", "onnxruntime", "gguf", "scipy", "tokenizers", "huggingface_hub"}
+
+
+def ended_by(words):
+    """Exit code, output and modules loaded of a command that only its arguments end."""
+    program = (
+        "import sys\nfrom lasttoken_export import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit as ended: print('loaded', ended.code, *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
+    )
+    printed, _, loaded = done.stdout.rpartition("loaded ")
+    code, *modules = loaded.split()
+    return int(code), printed + done.stderr, set(modules)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, "--quality-pairs"),
+        (["--version"], 0, "."),
+        (["verify", "--help"], 0, "--accept-quality"),
+        (["smollm2-135m"], 2, "required: --output"),
+        (["smollm2-135m", "--output", "x", "--precision", "fp3"], 2, "invalid choice: 'fp3'"),
+        (["verify", "x", "--pairs", "many"], 2, "invalid int value: 'many'"),
+    ],
+)
+def test_arguments_do_not_wait_for_imports(words, code, said):
+    ended, output, modules = ended_by(words)
+    assert (ended, said in output) == (code, True), output
+    assert "lasttoken_export.cli" in modules
+    assert not HEAVY & modules
