@@ -10,6 +10,7 @@ from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.errors import AmbiguousModel, CorruptFile, InvalidOption
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.folder_contract import entry_of_folder
+from lasttoken_export.model_entry import find_entry
 from unit.export.checkpoints import CONFIG, tensors, write_folder
 from unit.tokenizer.small import byte_ids, byte_level_tokenizer
 
@@ -142,7 +143,7 @@ def test_a_broken_file_is_named(folder):
 
 def test_like_must_be_in_the_catalogue(folder, tmp_path):
     with pytest.raises(InvalidOption, match="'nothing' is not in the catalogue"):
-        cli.find_entry(str(folder), "nothing", open_checkpoint(folder))
+        find_entry(str(folder), "nothing", open_checkpoint(folder))
 
 
 @pytest.mark.parametrize(

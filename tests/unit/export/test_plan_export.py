@@ -7,6 +7,7 @@ import pytest
 
 from lasttoken_export import cli
 from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.commands import export as export_command
 from lasttoken_export.errors import InvalidOption, VerificationFailed
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.packed_graph import EmbeddingContract
@@ -40,7 +41,7 @@ def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypa
         str(folder), "--like", "smollm2-135m", "--precision", "fp16", "--name", "small",
         "--runtime", "tensorrt-rtx", "--compute-capability", "8.9", "--max-length", "64",
     ]  # fmt: skip
-    monkeypatch.setattr(cli, "find_entry", lambda *_: small_entry())
+    monkeypatch.setattr(export_command, "find_entry", lambda *_: small_entry())
     words += ["--quality-pairs", "0"]
     assert cli.main([*words, "--output", str(tmp_path / "first")]) == 0, capsys.readouterr().err
     encoder = tmp_path / "first/small_encoder"
@@ -143,7 +144,7 @@ def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder
 
 
 def test_a_refused_target_leaves_no_repository(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "find_entry", lambda *_: small_entry())
+    monkeypatch.setattr(export_command, "find_entry", lambda *_: small_entry())
     code = cli.main(
         [str(folder), "--runtime", "tensorrt-rtx", "--compute-capability", "9.0", "--precision",
          "fp16", "--output", str(tmp_path / "out")]

@@ -7,6 +7,7 @@ import pytest
 
 from lasttoken_export import cli, exporter
 from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.commands.quality_arguments import print_quality
 from lasttoken_export.errors import (
     InvalidOption,
     ModelNotFound,
@@ -149,7 +150,7 @@ def test_what_is_accepted_is_published_and_recorded(folder, tmp_path, monkeypatc
 def test_a_check_that_is_switched_off_is_on_the_card(folder, tmp_path, capsys):
     report = export(folder, tmp_path / "repository", pairs=0)
     assert report.quality == {"status": "not measured", "reason": "--quality-pairs 0"}
-    cli.print_quality("small", report.quality)
+    print_quality("small", report.quality)
     assert "warning: small: quality not measured: --quality-pairs 0" in capsys.readouterr().err
 
 
@@ -161,7 +162,7 @@ def test_a_model_beyond_memory_is_not_verified_and_says_so(folder, tmp_path, mon
     assert 0.999 < report.quality["first_layer"]["minimum_cosine"] < 1
     encoder = tmp_path / "repository/small_encoder/1"
     assert not any(path.name.startswith("first_layer") for path in encoder.iterdir())
-    cli.print_quality("small", report.quality)
+    print_quality("small", report.quality)
     assert "warning: small: quality not verified" in capsys.readouterr().err
     monkeypatch.setattr(verify_repository, "available_memory_bytes", lambda: 10**9)
     assert verify(tmp_path, folder) == 1
