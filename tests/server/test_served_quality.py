@@ -13,6 +13,7 @@ from lasttoken import EmbeddingClient
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.token_rows import embed_rows, open_graph, tokenize_set
 from lasttoken_export.quality.verify_repository import open_artefact
+from lasttoken_perf import quality_served
 from lasttoken_perf.cli import main
 from lasttoken_perf.errors import TaskUnavailable
 from lasttoken_perf.mteb_task import open_mteb_task, score_served
@@ -21,7 +22,18 @@ from lasttoken_perf.quality_task import task_of_set
 
 
 @pytest.mark.server
-def test_served_vectors_are_those_that_were_verified(smollm2_server, smollm2_repository):
+def test_served_vectors_are_those_that_were_verified(
+    smollm2_server, smollm2_repository, monkeypatch
+):
+    calls = []
+
+    class Client(EmbeddingClient):
+        def embed(self, texts, **options):
+            calls.append(len(texts))
+            return super().embed(texts, **options)
+
+    monkeypatch.setattr(quality_served, "EmbeddingClient", Client)
+    monkeypatch.setattr(quality_served, "TEXTS_A_CALL", 4)
     texts = open_set("python", pairs=6)
     artefact = open_artefact(smollm2_repository / "smollm2_135m")
     queries, documents = embed_task(
@@ -34,6 +46,7 @@ def test_served_vectors_are_those_that_were_verified(smollm2_server, smollm2_rep
     rows = tokenize_set(artefact.tokenizer_folder, texts)
     verified = embed_rows(open_graph(artefact.graph), rows)
     np.testing.assert_array_equal(np.concatenate([queries, documents]), verified)
+    assert calls == [4, 2, 4, 2], "a call's deadline is that of a few batches"
 
 
 @pytest.mark.server
