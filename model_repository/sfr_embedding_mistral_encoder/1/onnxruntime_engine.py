@@ -51,6 +51,9 @@ def open_session(
     # Every batch has shapes of its own: planned memory would be planned anew each time.
     options.enable_mem_pattern = False
     options.add_session_config_entry(SESSION_OPTION, "1")
+    # Threads wait awake for the next operator of a batch, and asleep for the next batch: between
+    # two the cores are the tokenizer's, Triton's and the client's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if int8_products_saturate(processor_flags()):
         for key, value in EXACT_OPTIONS.items():
             options.add_session_config_entry(key, value)

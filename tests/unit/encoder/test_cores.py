@@ -125,6 +125,13 @@ def test_a_session_has_so_many_threads(asked, limit, threads, tmp_path, monkeypa
     assert options.intra_op_num_threads == threads
 
 
+def test_threads_do_not_spin_between_batches(tmp_path):
+    path, _ = product(tmp_path)
+    session = open_session(path, runtime="onnxruntime-cpu", intra_op_threads=2)
+    entry = session.get_session_options().get_session_config_entry("session.force_spinning_stop")
+    assert entry == "1"
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_affinity_of_a_real_process_is_seen():
     processor = min(os.sched_getaffinity(0))
