@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from lasttoken_export.quantisation.gram import FloatMatrix, reorder
 from lasttoken_export.quantisation.weights import (
     Floats,
     fp8_channel_scales,
@@ -30,12 +31,13 @@ _DAMPING = 0.01
 _BATCH = 64
 
 
-def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8], Floats]:
+def gptq_int4(weight: Floats, gram: FloatMatrix, block: int) -> tuple[NDArray[np.int8], Floats]:
     """Round a linear layer's weights to int4 so that its output changes least.
 
     Args:
         weight: ``[in, out]``.
-        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products.
+        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products, which is
+            overwritten.
         block: Inputs that share a scale.
 
     Returns:
@@ -46,13 +48,14 @@ def gptq_int4(weight: Floats, gram: Floats, block: int) -> tuple[NDArray[np.int8
 
 
 def gptq_int8(
-    weight: Floats, gram: Floats, scales: Floats | None = None
+    weight: Floats, gram: FloatMatrix, scales: Floats | None = None
 ) -> tuple[NDArray[np.int8], Floats]:
     """Round a linear layer's weights to int8 so that its output changes least.
 
     Args:
         weight: ``[in, out]``.
-        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products.
+        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products, which is
+            overwritten.
         scales: ``[out]``; None for those of `int8_channel_scales`.
 
     Returns:
@@ -62,12 +65,13 @@ def gptq_int8(
     return _round(weight, gram, scales[None], to_int8), scales
 
 
-def gptq_fp8(weight: Floats, gram: Floats) -> tuple[NDArray[ml_dtypes.float8_e4m3fn], Floats]:
+def gptq_fp8(weight: Floats, gram: FloatMatrix) -> tuple[NDArray[ml_dtypes.float8_e4m3fn], Floats]:
     """Round a linear layer's weights to float8 E4M3 so that its output changes least.
 
     Args:
         weight: ``[in, out]``.
-        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products.
+        gram: ``[in, in]`` sum over calibration tokens of the inputs' outer products, which is
+            overwritten.
 
     Returns:
         Codes ``[in, out]`` and scales ``[out]``, which float16 holds.
@@ -83,14 +87,14 @@ def _to_int4(values: Floats, scales: Floats) -> NDArray[np.int8]:
 
 def _round(
     weight: Floats,
-    gram: Floats,
+    gram: FloatMatrix,
     scales: Floats,
     to_codes: Callable[[Floats, Floats], NDArray[Any]],
 ) -> NDArray[Any]:
     """Return codes ``[in, out]`` at scales ``[blocks of inputs, out]``."""
     order = np.argsort(-np.diag(gram), kind="stable")
     block = len(weight) // len(scales)
-    root = _inverse_root(gram, order)
+    root = _inverse_root(np.ascontiguousarray(gram, np.float64), order)
     left = weight[order].astype(np.float32, copy=False)
     codes = np.empty(left.shape, to_codes(left[:0], scales[0]).dtype)
     for start in range(0, len(left), _BATCH):
@@ -108,16 +112,14 @@ def _round(
     return codes
 
 
-def _inverse_root(gram: Floats, order: NDArray[np.int64]) -> NDArray[np.float64]:
+def _inverse_root(gram: FloatMatrix, order: NDArray[np.int64]) -> FloatMatrix:
     """Return the upper Cholesky factor of the damped Gram matrix's inverse, inputs in an order.
 
-    With inputs in the opposite order it is the lower factor's inverse, turned around. A model of 7
-    billion parameters has matrices of 14,336 inputs here, so all is done in one in place.
+    With inputs in the opposite order it is the lower factor's inverse, turned around. All is done
+    in the Gram matrix's own place.
     """
-    opposite = order[::-1]
-    root = np.empty(gram.shape, np.float64, order="F")
-    for column, number in enumerate(opposite):
-        root[:, column] = gram[opposite, number]
+    reorder(gram, order[::-1])
+    root = gram.T  # the same, being symmetric, in LAPACK's order
     diagonal = np.diag_indices(len(root))
     root[diagonal] += _DAMPING * max(float(root[diagonal].mean()), 1e-6)
     root, failed = lapack.dpotrf(root, lower=1, overwrite_a=1)
@@ -125,5 +127,5 @@ def _inverse_root(gram: Floats, order: NDArray[np.int64]) -> NDArray[np.float64]
         root, failed = lapack.dtrtri(root, lower=1, overwrite_c=1)
     if failed:
         raise np.linalg.LinAlgError(f"the Gram matrix cannot be inverted (LAPACK: {failed})")
-    result: NDArray[np.float64] = root[::-1, ::-1]
+    result: FloatMatrix = root[::-1, ::-1]
     return result

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from lasttoken_export.quantisation.gram import FloatMatrix
 from lasttoken_export.quantisation.rotation import rotate_columns, rotate_gram
 from lasttoken_export.quantisation.weights import Floats
 
@@ -27,11 +28,12 @@ class InputChange:
         inputs = inputs / self.factors
         return inputs if self.rotation is None else rotate_columns(inputs, self.rotation)
 
-    def applied_to_gram(self, gram: Floats) -> Floats:
-        """Return the inputs' Gram matrix ``[in, in]``, which is overwritten, of changed inputs."""
+    def apply_to_gram(self, gram: FloatMatrix) -> None:
+        """Make of the inputs' Gram matrix ``[in, in]``, in place, that of changed inputs."""
         gram /= self.factors[:, None]
         gram /= self.factors
-        return gram if self.rotation is None else rotate_gram(gram, self.rotation)
+        if self.rotation is not None:
+            rotate_gram(gram, self.rotation)
 
 
 class InputChanges(Protocol):

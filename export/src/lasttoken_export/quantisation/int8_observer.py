@@ -11,6 +11,7 @@ from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.quantisation.calibration import ROWS_FLOATS_ABOVE
 from lasttoken_export.quantisation.fixed_inputs import MOST_OF_ALL, FixedInputs, find_fixed_inputs
 from lasttoken_export.quantisation.gptq import gptq_int8
+from lasttoken_export.quantisation.gram import subtract_common
 from lasttoken_export.quantisation.input_changes import InputChange, InputChanges
 from lasttoken_export.quantisation.relative_gram import RelativeGram
 from lasttoken_export.quantisation.rotation import (
@@ -86,11 +87,12 @@ class Int8Observer:
         name = self.linear.name
         change = InputChange(factors=changes.factors(name), rotation=changes.rotation(name))
         mean = change.applied(self._gram.mean()[None])[0]
-        gram = change.applied_to_gram(self._gram.take_matrix())
+        gram = self._gram.take_matrix()
+        change.apply_to_gram(gram)
         weight, inputs = self._read(changes), change.applied(self._sample.inputs())
         fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
         if fixed is not None:  # what all tokens have in common is in the bias
-            gram -= np.outer(np.float32(self._gram.weight) * mean, mean)
+            subtract_common(gram, mean, self._gram.weight)
         codes, scales = gptq_int8(weight, gram)
         rounded = codes * scales
         bias = np.zeros(weight.shape[1], np.float32)

@@ -11,6 +11,7 @@ from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.quantisation.calibration import BLOCKS, ROWS, STATIC, pack_int4
 from lasttoken_export.quantisation.gptq import gptq_int4
+from lasttoken_export.quantisation.gram import Gram
 from lasttoken_export.quantisation.input_changes import InputChange, InputChanges
 from lasttoken_export.quantisation.int8_observer import Int8Observer
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
@@ -72,13 +73,13 @@ class _BlockObserver:
 
     def __init__(self, linear: LinearLayer, weight: Callable[[], Floats]) -> None:
         self.linear, self._weight = linear, weight
-        self._gram = np.zeros((linear.in_features, linear.in_features), np.float32)
+        self._gram = Gram(linear.in_features)
 
     def see(self, values: Floats, batch: LayerBatch) -> None:
         del batch
         # Each token counts alike, however massive its activations are.
         unit = values / (np.sqrt(np.square(values).mean(axis=1, keepdims=True)) + 1e-9)
-        self._gram += unit.T @ unit
+        self._gram.add(unit)
 
     def choose(self) -> InputChange:
         return InputChange(factors=np.ones(self.linear.in_features, np.float32))
@@ -88,5 +89,5 @@ class _BlockObserver:
         block = block_size(self.linear.in_features)
         if block is None:
             return {}  # refused when the graph is built
-        codes, scales = gptq_int4(self._weight(), self._gram, block)
+        codes, scales = gptq_int4(self._weight(), self._gram.take(), block)
         return {"int4_codes": pack_int4(codes), "int4_scales": scales}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lasttoken_export.quantisation.gram import FloatMatrix, Gram
 from lasttoken_export.quantisation.smoothing import some_outputs
 from lasttoken_export.quantisation.weights import Floats
 
@@ -24,26 +25,23 @@ class RelativeGram:
 
     def __init__(self, weight: Floats) -> None:
         self._outputs = some_outputs(weight)
-        size = len(weight)
-        self._matrix = np.zeros((size, size), np.float32)
+        self._gram = Gram(len(weight))
         self.weight = 0.0
-        self._sum = np.zeros(size, np.float64)
+        self._sum = np.zeros(len(weight), np.float64)
 
     def see(self, values: Floats) -> None:
         """Take the inputs of a batch: ``[tokens, in]``."""
         energy = np.square(values @ self._outputs).mean(axis=1, keepdims=True)
-        even = values / np.sqrt(energy + 1e-12)
-        self._matrix += even.T @ even
+        self._gram.add(values / np.sqrt(energy + 1e-12))
         self._sum += (values / (energy + 1e-12)).sum(axis=0)
         self.weight += float((1 / (energy + 1e-12)).sum())
 
-    def take_matrix(self) -> Floats:
+    def take_matrix(self) -> FloatMatrix:
         """Return the sum over tokens of the inputs' outer products by their outputs' energy.
 
-        Once: of 14,336 inputs it is ``[in, in]`` float32 of 0.8 GB, and its taker's alone.
+        Once: see `Gram.take`.
         """
-        matrix, self._matrix = self._matrix, np.empty((0, 0), np.float32)
-        return matrix
+        return self._gram.take()
 
     def mean(self) -> Floats:
         """Return the inputs' mean, weighed in the same way: ``[in]``."""

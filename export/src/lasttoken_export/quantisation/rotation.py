@@ -10,9 +10,14 @@ Source: QuaRot, https://arxiv.org/abs/2404.00456, sections 3 and 4.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
+from lasttoken_export.quantisation.gram import FloatMatrix, strips_of
 from lasttoken_export.quantisation.weights import Floats
+
+Matrix = TypeVar("Matrix", Floats, FloatMatrix)
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 32, 8
 
@@ -47,19 +52,20 @@ def hadamard(size: int) -> Floats:
     return orthogonal
 
 
-def rotate_columns(values: Floats, block: int) -> Floats:
+def rotate_columns(values: Matrix, block: int) -> Matrix:
     """Rotate each row of ``[n, size]`` in blocks."""
-    rotated: Floats = (values.reshape(-1, block) @ hadamard(block)).reshape(values.shape)
+    rotated: Matrix = (values.reshape(-1, block) @ hadamard(block)).reshape(values.shape)
     return rotated
 
 
-def rotate_rows(weight: Floats, block: int) -> Floats:
+def rotate_rows(weight: Matrix, block: int) -> Matrix:
     """Rotate the rows of ``[in, out]`` as `rotate_columns` rotates what they are multiplied by."""
     blocks = weight.reshape(-1, block, weight.shape[1])
-    rotated: Floats = np.einsum("ij,bjo->bio", hadamard(block), blocks, optimize=True)
+    rotated: Matrix = np.einsum("ij,bjo->bio", hadamard(block), blocks, optimize=True)
     return rotated.reshape(weight.shape)
 
 
-def rotate_gram(gram: Floats, block: int) -> Floats:
-    """Return the Gram matrix ``[in, in]`` of the rotated inputs."""
-    return rotate_columns(rotate_rows(gram, block), block)
+def rotate_gram(gram: FloatMatrix, block: int) -> None:
+    """Make of the inputs' Gram matrix ``[in, in]``, in place, that of the rotated inputs."""
+    for _, strip in strips_of(gram):
+        strip[:] = rotate_columns(rotate_rows(strip, block), block)

@@ -10,6 +10,7 @@ from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.quantisation.calibration import STATIC_FLOATS_ABOVE
 from lasttoken_export.quantisation.gptq import gptq_fp8, gptq_int8
+from lasttoken_export.quantisation.gram import subtract_common
 from lasttoken_export.quantisation.input_changes import InputChange, InputChanges
 from lasttoken_export.quantisation.relative_gram import RelativeGram
 from lasttoken_export.quantisation.rotation import head_block, online_block, rotate_rows
@@ -103,8 +104,9 @@ class StaticObserver:
         fixed, _ = self._find_inputs(change, weight)
         mean = change.applied(self._gram.mean()[None])[0]
         # What all tokens have in common is in the bias: weights are rounded for what is left.
-        gram = change.applied_to_gram(self._gram.take_matrix())
-        gram -= np.outer(np.float32(self._gram.weight) * mean, mean)
+        gram = self._gram.take_matrix()
+        change.apply_to_gram(gram)
+        subtract_common(gram, mean, self._gram.weight)
         if kind == "int8":
             scales = in_half_precision(int8_channel_scales(weight))
             codes: Any = gptq_int8(weight, gram, scales)[0]
