@@ -41,6 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ExportError as error:
         print(f"lasttoken-export: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a folder that is read-only or no folder
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"lasttoken-export: {where}{error.strerror or error}; free space, or choose a folder "
+            "that can be written to: --output, --calibration-folder, or LASTTOKEN_CACHE in the "
+            "environment",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         return 130
 

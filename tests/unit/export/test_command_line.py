@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from lasttoken_export import cli
+
 HEAVY = {"numpy", "onnx_ir", "onnxruntime", "gguf", "scipy", "tokenizers", "huggingface_hub"}
 
 
@@ -39,3 +41,14 @@ def test_arguments_do_not_wait_for_imports(words, code, said):
     assert (ended, said in output) == (code, True), output
     assert "lasttoken_export.cli" in modules
     assert not HEAVY & modules
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_in_words(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(file))
+    assert cli.main(["all-minilm-l6-v2", "--output", str(tmp_path / "out")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{file}/" in line
+    assert "Not a directory; free space, or choose a folder" in line
+    assert not (tmp_path / "out").exists()

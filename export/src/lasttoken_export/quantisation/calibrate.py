@@ -175,8 +175,12 @@ def _resume(folder: Path, layers: int) -> tuple[int, list[Floats]]:
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     # Its own name: another process may be at the same calibration.
     temporary = path.with_name(f"new-{os.getpid()}-{path.name}")
-    np.savez(temporary, **arrays)
-    temporary.replace(path)
+    try:
+        np.savez(temporary, **arrays)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _texts_digest(rows: Sequence[Tokens]) -> str:

@@ -69,6 +69,28 @@ def test_a_stopped_calibration_goes_on_where_it_was(checkpoint, tmp_path):
     assert not list(resumed.folder.glob("hidden-*"))
 
 
+def test_a_full_disk_leaves_nothing_half_written(checkpoint, tmp_path, monkeypatch):
+    whole = calibrate(checkpoint, tmp_path / "whole")
+    save = np.savez
+
+    def full(path, **arrays):
+        save(path, **arrays)
+        if "layer-001" in path.name:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        calibrate(checkpoint, tmp_path / "stopped")
+    assert not list((tmp_path / "stopped").rglob("new-*"))
+    monkeypatch.undo()
+    layers = []
+    resumed = calibrate(
+        checkpoint, tmp_path / "stopped", on_layer=lambda done, _: layers.append(done)
+    )
+    assert layers == [1, 2]
+    assert contents(resumed) == contents(whole)
+
+
 def test_both_flavours_of_tensorrt_share_a_calibration_and_precisions_do_not(checkpoint, tmp_path):
     folders = {
         (name, target): calibrate(checkpoint, tmp_path, precision=name, target=target).folder
