@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lasttoken_export.commands.export_arguments import export_parser
+from lasttoken_export.commands.export_arguments import export_options, export_parser
 from lasttoken_export.commands.verify_arguments import verify_parser
 from lasttoken_export.errors import ExportError, InvalidOption
 
@@ -27,14 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = os.environ.get("LASTTOKEN_CACHE")
     cache_folder = Path(cache) if cache else None
     try:
-        # Behind the arguments: what builds graphs takes seconds to import, --help should not.
+        # Behind the arguments: what builds graphs takes seconds to import, and neither --help nor
+        # a wrong option should.
         if verify:
             from lasttoken_export.commands.verify import run_verify
 
             return run_verify(options, cache_folder)
+        chosen = export_options(options, cache_folder)
         from lasttoken_export.commands.export import run_export
 
-        return run_export(options, cache_folder)
+        return run_export(options, chosen, cache_folder)
     except InvalidOption as error:
         print(f"lasttoken-export: {error}", file=sys.stderr)
         return 2

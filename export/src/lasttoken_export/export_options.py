@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lasttoken_export.errors import InvalidOption
+from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.precisions import PRECISIONS, find_precision
 from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quantisation.calibration_options import CalibrationOptions
@@ -38,7 +40,7 @@ class ExportOptions:
         intra_op_threads: Threads of the runtime; 0 for one a core.
         plan: About the plan, for the TensorRT runtimes.
         encoder: ``python`` for the scheduler's, ``native`` for a backend of Triton's own.
-        native_batch_size: Most rows of a batch of a native encoder.
+        native_batch_size: Most rows of a batch of a native encoder; None for 8.
         quality: How the vectors are compared with fp32's before anything is published.
         calibration: Texts and folder of the precisions that are calibrated; None for the defaults.
 
@@ -56,7 +58,7 @@ class ExportOptions:
     intra_op_threads: int = 0
     plan: PlanChoices = field(default_factory=PlanChoices)
     encoder: str = "python"
-    native_batch_size: int = 8
+    native_batch_size: int | None = None
     quality: QualityOptions = field(default_factory=QualityOptions)
     calibration: CalibrationOptions | None = None
 
@@ -72,3 +74,40 @@ class ExportOptions:
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}"
                 )
         find_precision(self.precision, self.runtime)
+        for name, least in (
+            ("max_length", 1),
+            ("max_queue_tokens", 1),
+            ("intra_op_threads", 0),
+            ("native_batch_size", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InvalidOption(f"{name} is {value}; choose {least} or more")
+        if self.triton_name is not None:
+            check_triton_name(self.triton_name)
+        if self.native_batch_size is not None and self.encoder != "native":
+            raise InvalidOption("--native-batch-size is of a native encoder; add --encoder native")
+        is_calibrated = PRECISIONS[self.precision].is_calibrated
+        if not is_calibrated and self.calibration and self.calibration.texts:
+            raise InvalidOption(
+                f"--calibration-texts is of calibrated precisions, and {self.precision} is none"
+            )
+
+
+def check_triton_name(name: str) -> None:
+    """Refuse a name that is no folder's, or that would be a step's of another model.
+
+    Raises:
+        InvalidOption: It is one of these.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise InvalidOption(
+            f"{name!r} cannot name a model: take letters, digits, '_', '-' and '.', the first no "
+            "'-' or '.'"
+        )
+    for step in (TOKENIZER, ENCODER):
+        if name.endswith(step):
+            raise InvalidOption(
+                f"{name!r} ends in {step!r}, as the models within an ensemble do; choose another "
+                "--name"
+            )

@@ -52,6 +52,7 @@ from lasttoken_export.verification import (
 
 __all__ = ["ExportOptions", "ExportReport", "export_model"]
 
+_NATIVE_BATCH_SIZE = 8
 _PREFERRED_BATCH_TOKENS = dict.fromkeys(RUNTIMES.values(), 8192) | {"onnxruntime-cpu": 512}
 
 
@@ -105,7 +106,7 @@ def export_model(
     """
     started_s = time.monotonic()
     config = checkpoint.config
-    max_length = options.max_length or entry.max_length
+    max_length = entry.max_length if options.max_length is None else options.max_length
     check_max_length(config, max_length)
     check_precision(entry, options.precision, options.runtime)
     validate_tensors(checkpoint)
@@ -117,7 +118,8 @@ def export_model(
     )
     contract = EmbeddingContract.of(entry)
     # A calibration takes hours for a large model: all but a lack of room is refused before it.
-    check_output(options.output)
+    model = entry.triton_name if options.triton_name is None else options.triton_name
+    check_output(options.output, model)
     texts = open_texts(options.precision, options.quality)
     profile = PlanProfile(
         max_batch_tokens=max_batch_tokens,
@@ -161,7 +163,6 @@ def export_model(
         check_memory(weight_bytes)
     check_disk(options.output, weight_bytes if plan_options is None else 2 * weight_bytes)
 
-    model = options.triton_name or entry.triton_name
     with staged_model(options.output, model) as writer:
         writer.native = native
         tokenizer_files = write_tokenizer(writer, checkpoint, entry, max_length)
@@ -274,7 +275,7 @@ def _native_encoder(options: ExportOptions, max_length: int) -> NativeEncoder | 
     return NativeEncoder(
         runtime=options.runtime,
         file=PLAN_FILE if options.runtime == "tensorrt" else "encoder.onnx",
-        max_batch_size=options.native_batch_size,
+        max_batch_size=options.native_batch_size or _NATIVE_BATCH_SIZE,
         max_length=max_length,
         intra_op_threads=options.intra_op_threads,
     )

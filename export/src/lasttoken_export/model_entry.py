@@ -6,7 +6,6 @@ import re
 
 from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
 from lasttoken_export.checkpoint import (
-    GgufFile,
     ModelFiles,
     SafetensorsFolder,
     TransformersFolder,
@@ -36,13 +35,13 @@ def find_entry(model: str, like: str | None, checkpoint: ModelFiles) -> Catalogu
     found = catalogue.get(like) if like else catalogue.get(model) or by_hub_id.get(model)
     if found is not None:
         return found
-    if like is None and isinstance(checkpoint, GgufFile):
-        names = {_plain(name) for name in checkpoint.names_of_model()}
+    if like is None and isinstance(checkpoint, SafetensorsFolder | TransformersFolder):
+        return entry_of_folder(checkpoint.folder, checkpoint)
+    if like is None:
+        names = {_plain(name) for name in getattr(checkpoint, "names_of_model", list)()}
         for hub_id, entry in by_hub_id.items():
             if _plain(hub_id.rpartition("/")[2]) in names:
                 return entry
-    if like is None and isinstance(checkpoint, SafetensorsFolder | TransformersFolder):
-        return entry_of_folder(checkpoint.folder, checkpoint)
     raise InvalidOption(
         f"{like or model!r} is not in the catalogue; say which model's tokenizer contract and "
         f"prompts it is served by: --like with one of {', '.join(sorted(catalogue))}"

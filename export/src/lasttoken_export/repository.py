@@ -118,13 +118,26 @@ def staged_model(repository: Path, model: str) -> Iterator[RepositoryWriter]:
         writer = RepositoryWriter(model, staging / "new")
         writer.staging.mkdir()
         yield writer
-        replaced = staging / "old"
-        replaced.mkdir()
+        _publish(writer, repository, replaced=staging / "old")
+
+
+def _publish(writer: RepositoryWriter, repository: Path, *, replaced: Path) -> None:
+    """Put the new folders where the old ones were; what was there comes back if that fails."""
+    replaced.mkdir()
+    renamed: list[tuple[Path, Path]] = []
+    try:
         for step in (TOKENIZER, ENCODER, ENSEMBLE):
-            name = f"{model}{step}"
+            name = f"{writer.model}{step}"
+            moves = [(writer.staging / name, repository / name)]
             if (repository / name).exists():
-                (repository / name).rename(replaced / name)
-            (writer.staging / name).rename(repository / name)
+                moves.insert(0, (repository / name, replaced / name))
+            for source, target in moves:
+                source.rename(target)
+                renamed.append((source, target))
+    except BaseException:
+        for source, target in reversed(renamed):
+            target.rename(source)
+        raise
 
 
 def _staging_parent(repository: Path) -> Path:
@@ -139,21 +152,31 @@ def _staging_parent(repository: Path) -> Path:
     return beside if same_file_system and os.access(beside, os.W_OK) else repository
 
 
-def check_output(repository: Path) -> None:
-    """Refuse a repository that cannot be written to.
+def check_output(repository: Path, model: str) -> None:
+    """Refuse a repository that cannot be written to, or where others' files would be replaced.
 
     Args:
         repository: Folder to be written to; it need not exist.
+        model: Triton name of the model to be written.
 
     Raises:
-        InvalidOption: It, or what it would lie in, is no folder or read-only.
+        InvalidOption: It, or what it would lie in, is no folder or read-only; or a folder of the
+            model's names is no earlier export of that name.
     """
     existing = _nearest_existing(repository)
     is_folder = existing.is_dir()
-    if is_folder and os.access(existing, os.W_OK | os.X_OK):
-        return
-    reason = "is read-only for this user" if is_folder else "is no folder"
-    raise InvalidOption(f"{repository}: {existing} {reason}; choose another --output")
+    if not is_folder or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "is read-only for this user" if is_folder else "is no folder"
+        raise InvalidOption(f"{repository}: {existing} {reason}; choose another --output")
+    if (repository / model / "1" / "card.json").is_file():
+        return  # an export of that name, which is replaced
+    for step in (ENSEMBLE, TOKENIZER, ENCODER):
+        folder = repository / f"{model}{step}"
+        if os.path.lexists(folder):
+            raise InvalidOption(
+                f"{folder} is there and is no export named {model!r}; choose another --name, or "
+                "remove it"
+            )
 
 
 def check_disk(repository: Path, needed_bytes: int) -> None:

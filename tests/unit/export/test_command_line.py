@@ -14,8 +14,9 @@ def ended_by(words):
     """Exit code, output and modules loaded of a command that only its arguments end."""
     program = (
         "import sys\nfrom lasttoken_export import cli\n"
-        "try: cli.main(sys.argv[1:])\n"
-        "except SystemExit as ended: print('loaded', ended.code, *sys.modules)"
+        "try: code = cli.main(sys.argv[1:])\n"
+        "except SystemExit as ended: code = ended.code\n"
+        "print('loaded', code, *sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
@@ -34,6 +35,10 @@ def ended_by(words):
         (["smollm2-135m"], 2, "required: --output"),
         (["smollm2-135m", "--output", "x", "--precision", "fp3"], 2, "invalid choice: 'fp3'"),
         (["verify", "x", "--pairs", "many"], 2, "invalid int value: 'many'"),
+        (["smollm2-135m", "--output", "x", "--threads", "-1"], 2, "choose 0 or more"),
+        (["smollm2-135m", "--output", "x", "--accept-quality", "speed"], 2, "names 'speed'"),
+        (["smollm2-135m", "--output", "x", "--quality-pairs", "1"], 2, "too few to rank"),
+        (["smollm2-135m", "--output", "x", "--precision", "bf16"], 2, "bf16"),
     ],
 )
 def test_arguments_do_not_wait_for_imports(words, code, said):
@@ -41,6 +46,12 @@ def test_arguments_do_not_wait_for_imports(words, code, said):
     assert (ended, said in output) == (code, True), output
     assert "lasttoken_export.cli" in modules
     assert not HEAVY & modules
+
+
+def test_an_unknown_model_does_not_wait_for_what_builds_graphs():
+    code, output, modules = ended_by(["no-such-model", "--output", "x"])
+    assert (code, "'no-such-model' is no catalogue name" in output) == (1, True), output
+    assert not {"onnx_ir", "onnxruntime", "gguf", "scipy"} & modules
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_in_words(tmp_path, monkeypatch, capsys):

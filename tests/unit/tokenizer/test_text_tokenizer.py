@@ -69,6 +69,13 @@ def test_truncation_is_that_of_the_library_and_keeps_the_eos(length):
     assert row.truncated == (length > 38)
 
 
+def test_a_maximum_length_below_a_golden_text_says_nothing_of_the_tokenizer():
+    assert ids(make(max_length=6), "the cat sat") == [256, *byte_ids("the "), 257]
+    wrong = [256, *byte_ids("the cat"), 256]
+    with pytest.raises(InvalidContract, match="gives the ids"):
+        make(max_length=6, golden=[{"text": "the cat", "prompt_name": None, "ids": wrong}])
+
+
 def test_truncation_keeps_what_the_prompt_puts_behind_the_text():
     found = ids(make(), "[" + "x" * 100 + "] is", suffix="] is")
     assert len(found) == 40

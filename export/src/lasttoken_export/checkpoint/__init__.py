@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lasttoken_export.architectures import has_packed_graph
 from lasttoken_export.checkpoint.base import (
@@ -13,12 +13,14 @@ from lasttoken_export.checkpoint.base import (
     canonical_name,
     validate_tensors,
 )
-from lasttoken_export.checkpoint.gguf_file import GgufFile
 from lasttoken_export.checkpoint.hub import download_from_hub
 from lasttoken_export.checkpoint.packaged import default_cache_folder, fetch_packaged_files
 from lasttoken_export.checkpoint.safetensors_folder import SafetensorsFolder
 from lasttoken_export.errors import InvalidOption, ModelNotFound
 from lasttoken_export.padded.transformers_folder import TransformersFolder, read_config_json
+
+if TYPE_CHECKING:
+    from lasttoken_export.checkpoint.gguf_file import GgufFile
 
 __all__ = [
     "Checkpoint",
@@ -34,6 +36,15 @@ __all__ = [
     "open_model",
     "validate_tensors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `GgufFile` when it is asked for: the gguf library imports mistral_common if it can."""
+    if name == "GgufFile":
+        from lasttoken_export.checkpoint.gguf_file import GgufFile
+
+        return GgufFile
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_checkpoint(
@@ -137,4 +148,6 @@ def _open_gguf(path: Path, graph: str, **options: str) -> GgufFile:
             f"a padded graph is made of a Hugging Face folder, not of a GGUF file ({path.name}); "
             "leave --graph away"
         )
+    from lasttoken_export.checkpoint.gguf_file import GgufFile
+
     return GgufFile(path, **options)

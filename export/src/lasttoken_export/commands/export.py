@@ -9,33 +9,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from lasttoken_export.catalogue import load_catalogue
 from lasttoken_export.checkpoint import TransformersFolder, open_model
-from lasttoken_export.commands.calibration_arguments import calibration_options, layer_progress
+from lasttoken_export.commands.calibration_arguments import layer_progress
 from lasttoken_export.commands.quality_arguments import print_quality, text_progress
-from lasttoken_export.exporter import ExportOptions, ExportReport, export_model
+from lasttoken_export.export_options import ExportOptions
 from lasttoken_export.model_entry import find_entry
-from lasttoken_export.padded.exporter import export_padded_model
-from lasttoken_export.quality.gate import parse_accepted
-from lasttoken_export.quality.quality_options import QualityOptions
-from lasttoken_export.tensorrt.arguments import plan_choices, plan_progress
+from lasttoken_export.tensorrt.arguments import plan_progress
+
+if TYPE_CHECKING:
+    from lasttoken_export.exporter import ExportReport
 
 
-def run_export(options: argparse.Namespace, cache_folder: Path | None) -> int:
+def run_export(
+    options: argparse.Namespace, chosen: ExportOptions, cache_folder: Path | None
+) -> int:
     """Run the command; returns its exit code.
+
+    Args:
+        options: Of `export_parser`.
+        chosen: Of `export_options`.
+        cache_folder: None for the default.
 
     Raises:
         ExportError: Something is wrong, or a gate is missed.
     """
-    quality = QualityOptions(
-        retrieval_set=options.quality_set,
-        pairs=options.quality_pairs,
-        accepted=parse_accepted(options.accept_quality),
-        cache_folder=cache_folder,
-    )
     known = load_catalogue().get(options.model)
     checkpoint = open_model(
         known.source if known else options.model,
@@ -46,21 +48,10 @@ def run_export(options: argparse.Namespace, cache_folder: Path | None) -> int:
     entry = find_entry(options.model, options.like, checkpoint)
     note = f" ({entry.licence.note})" if entry.licence.note else ""
     _say(f"{entry.name}: licence {entry.licence.id}{note}")
-    chosen = ExportOptions(
-        output=options.output,
-        precision=options.precision,
-        runtime=options.runtime,
-        triton_name=options.name,
-        max_length=options.max_length,
-        max_queue_tokens=options.max_queue_tokens,
-        on_overflow=options.on_overflow,
-        intra_op_threads=options.threads,
-        plan=plan_choices(options, cache_folder),
-        encoder=options.encoder,
-        native_batch_size=options.native_batch_size,
-        quality=quality,
-        calibration=calibration_options(options, cache_folder),
-    )
+    # Behind what is wrong with the model's name and files: they take seconds to import.
+    from lasttoken_export.exporter import export_model
+    from lasttoken_export.padded.exporter import export_padded_model
+
     with (
         _progress_bar() as on_bytes,
         plan_progress() as on_plan,

@@ -7,12 +7,16 @@ from pathlib import Path
 
 from lasttoken_export._version import __version__
 from lasttoken_export.catalogue import load_catalogue
-from lasttoken_export.commands.calibration_arguments import add_calibration_arguments
+from lasttoken_export.commands.calibration_arguments import (
+    add_calibration_arguments,
+    calibration_options,
+)
 from lasttoken_export.commands.quality_arguments import add_accept_quality
-from lasttoken_export.export_options import GRAPHS, RUNTIMES
+from lasttoken_export.export_options import GRAPHS, RUNTIMES, ExportOptions
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quality.quality_options import EXPORT_PAIRS, SETS
-from lasttoken_export.tensorrt.arguments import add_plan_arguments
+from lasttoken_export.quality.gate import parse_accepted
+from lasttoken_export.quality.quality_options import EXPORT_PAIRS, SETS, QualityOptions
+from lasttoken_export.tensorrt.arguments import add_plan_arguments, plan_choices
 
 
 def export_parser() -> argparse.ArgumentParser:
@@ -54,9 +58,9 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoder", choices=("python", "native"), default="python",
                         help="native: Triton's own ONNX Runtime or TensorRT backend, ragged "
                         "batches, one text a request (%(default)s)")  # fmt: skip
-    parser.add_argument("--native-batch-size", type=int, default=8, metavar="N",
+    parser.add_argument("--native-batch-size", type=int, metavar="N",
                         help="most rows of a native batch; the graph is made for as many of the "
-                        "longest (%(default)s)")  # fmt: skip
+                        "longest (8)")  # fmt: skip
     parser.add_argument("--quality-set", default="python", metavar="SET",
                         help=f"text on which the vectors are compared with fp32's: "
                         f"{', '.join(SETS)} or a file of JSON lines with query and document "
@@ -67,3 +71,31 @@ def export_parser() -> argparse.ArgumentParser:
     add_accept_quality(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
+
+
+def export_options(options: argparse.Namespace, cache_folder: Path | None) -> ExportOptions:
+    """Return what the arguments say.
+
+    Raises:
+        InvalidOption: They contradict each other, or a value is none.
+    """
+    return ExportOptions(
+        output=options.output,
+        precision=options.precision,
+        runtime=options.runtime,
+        triton_name=options.name,
+        max_length=options.max_length,
+        max_queue_tokens=options.max_queue_tokens,
+        on_overflow=options.on_overflow,
+        intra_op_threads=options.threads,
+        plan=plan_choices(options, cache_folder),
+        encoder=options.encoder,
+        native_batch_size=options.native_batch_size,
+        quality=QualityOptions(
+            retrieval_set=options.quality_set,
+            pairs=options.quality_pairs,
+            accepted=parse_accepted(options.accept_quality),
+            cache_folder=cache_folder,
+        ),
+        calibration=calibration_options(options, cache_folder),
+    )

@@ -99,7 +99,7 @@ def export_padded_model(
     """
     started_s = time.monotonic()
     config = model.config
-    max_length = options.max_length or entry.max_length
+    max_length = entry.max_length if options.max_length is None else options.max_length
     check_max_length(config, max_length)
     if options.precision != PRECISION:
         raise InvalidOption(
@@ -111,10 +111,10 @@ def export_padded_model(
             f"runtime is {options.runtime!r}, encoder {options.encoder!r}; a padded graph runs on "
             "onnxruntime or onnxruntime-cuda, hosted by python"
         )
-    check_output(options.output)
+    name = entry.triton_name if options.triton_name is None else options.triton_name
+    check_output(options.output, name)
     check_disk(options.output, 2 * _weight_bytes_on_disk(model.folder))
     contract = EmbeddingContract.of(entry)
-    name = options.triton_name or entry.triton_name
     with (
         tempfile.TemporaryDirectory(prefix="lasttoken-optimum-") as scratch,
         staged_model(options.output, name) as writer,

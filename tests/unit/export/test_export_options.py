@@ -1,0 +1,37 @@
+"""What the caller may choose, refused before anything is read."""
+
+from pathlib import Path
+
+import pytest
+
+from lasttoken_export.errors import InvalidOption
+from lasttoken_export.export_options import ExportOptions
+from lasttoken_export.quantisation.calibration_options import CalibrationOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"intra_op_threads": -1}, "intra_op_threads is -1; choose 0 or more"),
+        ({"max_length": 0}, "max_length is 0; choose 1 or more"),
+        ({"max_queue_tokens": 0}, "max_queue_tokens is 0"),
+        ({"native_batch_size": 0, "encoder": "native"}, "native_batch_size is 0"),
+        ({"native_batch_size": 4}, "add --encoder native"),
+        ({"calibration": CalibrationOptions(texts=Path("x"))}, "fp32 is none"),
+        ({"triton_name": ""}, "cannot name a model"),
+        ({"triton_name": "a/b"}, "cannot name a model"),
+        ({"triton_name": "..", "precision": "fp16"}, "cannot name a model"),
+        ({"triton_name": "other_encoder"}, "ends in '_encoder'"),
+        ({"triton_name": "other_tokenizer"}, "ends in '_tokenizer'"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, words):
+    with pytest.raises(InvalidOption, match=words):
+        ExportOptions(output=Path("x"), **options)
+
+
+def test_what_can_be_is_not():
+    ExportOptions(
+        output=Path("x"), precision="int8", triton_name="a-B_1.2", max_length=1,
+        encoder="native", native_batch_size=1, calibration=CalibrationOptions(texts=Path("x")),
+    )  # fmt: skip
