@@ -116,7 +116,7 @@ def test_the_same_results_give_the_same_page(tmp_path):
     assert pages[0] == pages[1]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"kind": "latency"}', '{"schema": 99}'])
 def test_what_is_no_result_is_refused(tmp_path, content):
     file = tmp_path / "x.json"
     file.write_text(content)

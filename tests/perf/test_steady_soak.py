@@ -157,12 +157,10 @@ def test_options_must_be_positive(wrong):
         SteadyOptions(**wrong)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--load", "0.5"], ["--minutes", "1", "--requests", "5"], ["--minutes", "0"]]
-)
+@pytest.mark.parametrize("arguments", [["--load", "0.5"], ["--minutes", "1", "--requests", "5"]])
 def test_arguments_that_do_not_go_together_are_refused(arguments, capsys):
     assert cli.main(["soak", *arguments]) == 1
-    assert "--minutes" in capsys.readouterr().err or arguments[-1] == "0"
+    assert "--minutes" in capsys.readouterr().err
 
 
 @pytest.mark.server

@@ -24,7 +24,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.server_modules import server_module
 from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import WrongAnswer
-from lasttoken_perf.hf_folder import write_hf_folder, write_pooling_modules
+from lasttoken_perf.hf_folder import write_entry_folder, write_pooling_modules
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
 from lasttoken_perf.results import spread
@@ -104,7 +104,9 @@ def run_bench(options: BenchOptions, *, say: Callable[[str], None]) -> dict[str,
             SERVED_LIST: lambda: embed_list(server.grpc_url, name, texts),
         }
         if options.with_peers:
-            write_hf_folder(checkpoint, folder / "huggingface")
+            write_entry_folder(
+                checkpoint, entry, folder / "huggingface", cache_folder=options.cache_folder
+            )
             write_pooling_modules(
                 folder / "huggingface",
                 pooling=entry.pooling,

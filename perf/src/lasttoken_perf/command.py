@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -35,6 +36,32 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="smollm2-135m", metavar="NAME", help="catalogue name (%(default)s)"
     )
+
+
+def whole_number(least: int = 1) -> Callable[[str], int]:
+    """Return what makes a whole number of an argument and refuses a smaller one."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+        return number
+
+    return convert
+
+
+def positive_number(text: str) -> float:
+    """Make a number of an argument and refuse zero, what is below it, and infinity."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
 
 
 def cache_folder() -> Path | None:

@@ -7,6 +7,7 @@ PerfError
 ├── MalformedResult   a JSON file is not a result, or has undocumented fields
 ├── ToolUnavailable   perf_analyzer or a peer cannot be installed or run here
 ├── NotEnoughRoom     the disk has too little room for what is measured
+├── FolderInUse       another run works in the work folder, or was killed there
 ├── MemoryBarMissed   an export took more memory than it may
 ├── TaskUnavailable   a task's data is not at hand, or a precision cannot be served here
 ├── MissingLibrary    an optional library is not installed
@@ -47,6 +48,10 @@ class ToolUnavailable(PerfError):
 
 class NotEnoughRoom(PerfError):
     """The disk has too little room for what is measured."""
+
+
+class FolderInUse(PerfError):
+    """A work folder is there already."""
 
 
 class MemoryBarMissed(PerfError):

@@ -14,7 +14,7 @@ from typing import Any
 
 from lasttoken_export.checkpoint import fetch_packaged_files
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_perf.errors import NotEnoughRoom, PeerFailed
+from lasttoken_perf.errors import FolderInUse, NotEnoughRoom, PeerFailed, UnknownWorkload
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
 
@@ -54,9 +54,14 @@ def run_export_bench(
         that is calibrated.
 
     Raises:
+        UnknownWorkload: The model has fewer layers.
+        FolderInUse: The work folder is there.
         NotEnoughRoom: The disk has too little room.
         PeerFailed: The exporter failed.
     """
+    most = SFR_CONFIG["num_hidden_layers"]
+    if layers is not None and layers > most:
+        raise UnknownWorkload(f"--layers is {layers}; the model has {most}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < _BYTES_NEEDED:
@@ -64,7 +69,13 @@ def run_export_bench(
             f"{folder.parent} has {free / 1e9:.0f} GB free, {_BYTES_NEEDED / 1e9:.0f} GB are "
             "needed; name another folder with --folder"
         )
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise FolderInUse(
+            f"{folder} is there: another run works in it, or one was killed; remove it, or name "
+            "another folder with --folder"
+        ) from None
     try:
         config = SFR_CONFIG if layers is None else {**SFR_CONFIG, "num_hidden_layers": layers}
         count = config["num_hidden_layers"]

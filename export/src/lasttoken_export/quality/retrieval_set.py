@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from lasttoken_export.errors import InvalidOption
 
@@ -62,9 +63,11 @@ def pairs_of_file(path: Path) -> RetrievalSet:
         InvalidOption: The file is not there, or a line is not such a pair.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line ends
     except OSError as error:
         raise InvalidOption(f"{path}: {error.strerror}; give a file of JSON lines") from None
+    except UnicodeDecodeError as error:
+        raise InvalidOption(f"{path} is not UTF-8 (byte {error.start}); encode it so") from None
     queries, documents = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -74,7 +77,7 @@ def pairs_of_file(path: Path) -> RetrievalSet:
             query, document = pair["query"], pair["document"]
         except (ValueError, KeyError, TypeError):
             query = document = None
-        if not isinstance(query, str) or not isinstance(document, str):
+        if not _is_text(query) or not _is_text(document):
             raise InvalidOption(
                 f'{path}:{number} is {line[:60]!r}; write {{"query": "...", "document": "..."}}'
             )
@@ -86,6 +89,11 @@ def pairs_of_file(path: Path) -> RetrievalSet:
         queries=tuple(queries),
         documents=tuple(documents),
     )
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a string that UTF-8 can hold: JSON can spell half a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def distinct_pairs(

@@ -6,15 +6,19 @@ import argparse
 from typing import Any
 
 from lasttoken_perf.client_bench import ClientBenchOptions, run_client_bench, table
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, say, whole_number
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--texts", type=int, default=2000, help="requests of each run")
-    parser.add_argument("--in-flight", type=int, default=64, help="requests at a time")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each client")
+    parser.add_argument("--texts", type=whole_number(), default=2000, help="requests of each run")
+    parser.add_argument("--in-flight", type=whole_number(), default=64, help="requests at a time")
+    parser.add_argument("--repeats", type=whole_number(), default=3, help="runs of each client")
     parser.add_argument(
-        "--dimensions", type=int, nargs="+", default=[384, 4096], help="sizes of a vector"
+        "--dimensions",
+        type=whole_number(),
+        nargs="+",
+        default=[384, 4096],
+        help="sizes of a vector",
     )
 
 

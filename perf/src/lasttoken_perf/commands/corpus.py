@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, say, whole_number
 from lasttoken_perf.serving import add_serving_arguments, open_serving
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_serving_arguments(parser)
     parser.set_defaults(model="all-minilm-l6-v2")
-    parser.add_argument("--texts", type=int, default=100_000, help="number of texts (%(default)s)")
     parser.add_argument(
-        "--bare-texts", type=int, default=4_000, help="sample for the bare engine (%(default)s)"
+        "--texts", type=whole_number(), default=100_000, help="number of texts (%(default)s)"
+    )
+    parser.add_argument(
+        "--bare-texts",
+        type=whole_number(),
+        default=4_000,
+        help="sample for the bare engine (%(default)s)",
     )
 
 

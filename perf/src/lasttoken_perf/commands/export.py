@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, say, whole_number
 from lasttoken_perf.errors import MemoryBarMissed
 from lasttoken_perf.export_bench import run_export_bench
 
@@ -20,7 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp16",
         help="a calibrated one is calibrated too (%(default)s)",
     )
-    parser.add_argument("--layers", type=int, help="layers of the model (all 32)")
+    parser.add_argument("--layers", type=whole_number(), help="layers of the model (all 32)")
     parser.add_argument(
         "--folder",
         type=Path,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, positive_number, say, whole_number
 from lasttoken_perf.results import make_result
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dimensions", type=int, nargs="+", default=[384, 4096], help="sizes (384 4096)"
+        "--dimensions", type=whole_number(), nargs="+", default=[384, 4096], help="sizes (384 4096)"
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--share", type=float, default=1.0, help="of the requests, to try it out")
+    parser.add_argument("--repeats", type=whole_number(), default=3)
+    parser.add_argument(
+        "--share", type=positive_number, default=1.0, help="of the requests, to try it out"
+    )
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:

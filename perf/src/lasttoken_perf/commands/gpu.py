@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lasttoken_perf.command import Command, say
+from lasttoken_perf.command import Command, positive_number, say, whole_number
 from lasttoken_perf.gpu_suite.render import suite_tables
 from lasttoken_perf.gpu_suite.settings import DEVICES, FLOAT_BYTES, SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import SHAPES
@@ -30,15 +30,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of weights and activations (fp16; fp32 on a cpu)")
     add("--steps", nargs="+", default=list(STEPS), choices=tuple(STEPS), metavar="STEP",
         help=f"{', '.join(STEPS)} (all); the file keeps those that ran before")
-    add("--step-limit-s", type=float, default=900, metavar="SECONDS",
+    add("--step-limit-s", type=positive_number, default=900, metavar="SECONDS",
         help="a step that takes longer is ended (%(default)s)")
     add("--together", action="store_true",
         help="all steps in one process, for a trial of small shapes; no time limit")
-    add("--rows", type=int, help="texts of a corpus (1024; 24 on a cpu)")
-    add("--queries", type=int, help="single texts (50; 5 on a cpu)")
-    add("--batch-tokens", type=int, metavar="TOKENS",
+    add("--rows", type=whole_number(), help="texts of a corpus (1024; 24 on a cpu)")
+    add("--queries", type=whole_number(), help="single texts (50; 5 on a cpu)")
+    add("--batch-tokens", type=whole_number(), metavar="TOKENS",
         help="most tokens of a batch (8192; 512 on a cpu)")
-    add("--repeats", type=int, default=3, help="timed passes of every load (%(default)s)")
+    add("--repeats", type=whole_number(), default=3,
+        help="timed passes of every load (%(default)s)")
     add("--seed", type=int, default=7, help="of weights, lengths and tokens (%(default)s)")
     add("--work-folder", type=Path, default=Path("build/gpu-suite"), metavar="DIR",
         help="graph, repository and logs; 30 GB at SFR's shape, kept (%(default)s)")

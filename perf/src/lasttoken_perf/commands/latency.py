@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lasttoken.local.cache_folder import default_cache_folder
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, say, whole_number
 from lasttoken_perf.corpus import DISTRIBUTIONS
 from lasttoken_perf.perf_analyzer.install import install_perf_analyzer
 from lasttoken_perf.server_figures import STEPS
@@ -22,12 +22,17 @@ def add_load_arguments(parser: argparse.ArgumentParser, *, distributions: list[s
         "--distribution", nargs="+", choices=sorted(DISTRIBUTIONS), default=distributions,
         help=f"lengths of the texts (default: {' '.join(distributions)})",
     )  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=3, help="of every point (%(default)s)")
     parser.add_argument(
-        "--texts", type=int, default=200, help="distinct texts of a distribution (%(default)s)"
+        "--repeats", type=whole_number(), default=3, help="of every point (%(default)s)"
     )
     parser.add_argument(
-        "--requests", type=int, default=100,
+        "--texts",
+        type=whole_number(),
+        default=200,
+        help="distinct texts of a distribution (%(default)s)",
+    )
+    parser.add_argument(
+        "--requests", type=whole_number(), default=100,
         help="requests of a measurement window; a point takes three or more (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -61,7 +66,7 @@ def take(kind: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_arguments(parser, distributions=["queries", "passages", "documents", "mixture"])
     parser.add_argument(
-        "--concurrency", type=int, nargs="+", default=[1], help="requests at a time (1)"
+        "--concurrency", type=whole_number(), nargs="+", default=[1], help="requests at a time (1)"
     )
 
 

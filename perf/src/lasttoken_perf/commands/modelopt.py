@@ -7,7 +7,7 @@ from typing import Any
 
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.quality.sets import open_set
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, say, whole_number
 from lasttoken_perf.modelopt.comparison import (
     PAIRS_OF_DECODER,
     PAIRS_OF_ENCODER,
@@ -24,7 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     # fmt: off
     parser.add_argument("--model", action="append", metavar="NAME",
         help=f"catalogue name; repeatable ({' and '.join(MODELS)})")
-    parser.add_argument("--pairs", type=int, metavar="N",
+    parser.add_argument("--pairs", type=whole_number(2), metavar="N",
         help="pairs of Debian's package index"
         f" ({PAIRS_OF_DECODER} for a decoder, {PAIRS_OF_ENCODER} for an encoder)")
     # fmt: on

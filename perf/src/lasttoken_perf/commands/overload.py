@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, positive_number, say, whole_number
 from lasttoken_perf.corpus import DISTRIBUTIONS
+from lasttoken_perf.errors import UnknownWorkload
 from lasttoken_perf.overload import OverloadOptions, bars, run_overload
 from lasttoken_perf.results import spread
 from lasttoken_perf.serving import add_serving_arguments, open_serving
@@ -19,23 +20,39 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distribution", choices=sorted(DISTRIBUTIONS), default="mixture", help="(%(default)s)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=15.0, help="of each stretch of load (%(default)s)"
+        "--seconds",
+        type=positive_number,
+        default=15.0,
+        help="of each stretch of load (%(default)s)",
     )
     parser.add_argument(
-        "--factor", type=float, default=2.0, help="offered over sustained load (%(default)s)"
+        "--factor",
+        type=positive_number,
+        default=2.0,
+        help="offered over sustained load (%(default)s)",
     )
     parser.add_argument(
-        "--clients", type=int, default=64, help="of the sustained and the bulk load (%(default)s)"
+        "--clients",
+        type=whole_number(),
+        default=64,
+        help="of the sustained and the bulk load (%(default)s)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of everything (%(default)s)")
+    parser.add_argument(
+        "--repeats", type=whole_number(), default=3, help="of everything (%(default)s)"
+    )
     parser.set_defaults(max_queue_tokens=8192)
     parser.add_argument(
-        "--max-queue-tokens", type=int, metavar="N",
+        "--max-queue-tokens", type=whole_number(), metavar="N",
         help="of the export: what may wait bounds how long it waits (%(default)s)",
     )  # fmt: skip
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.url is not None and options.metrics_url is None:
+        raise UnknownWorkload(
+            "--url is given without --metrics-url: what the server queued and refused is read "
+            "there; give it, such as http://HOST:8002/metrics"
+        )
     with open_serving(options, cache_folder=cache_folder(), say=say) as serving:
         result = run_overload(
             serving,

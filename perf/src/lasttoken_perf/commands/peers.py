@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from lasttoken_perf.command import Command, add_model_argument, cache_folder, say
+from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, whole_number
 from lasttoken_perf.peers.compare import CompareOptions, run_compare
 from lasttoken_perf.peers.contestants import PEERS
 from lasttoken_perf.tables import markdown_table, median
@@ -20,11 +20,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", nargs="*", choices=names, default=names, metavar="NAME",
         help=f"whom to compare with: {', '.join(map(repr, names))} (all)",
     )  # fmt: skip
-    parser.add_argument("--texts", type=int, default=96, help="of the mixture (%(default)s)")
-    parser.add_argument("--queries", type=int, default=20, help="short ones (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="of everything (%(default)s)")
     parser.add_argument(
-        "--clients", type=int, default=64, help="requests at a time, mixed load (%(default)s)"
+        "--texts", type=whole_number(), default=96, help="of the mixture (%(default)s)"
+    )
+    parser.add_argument(
+        "--queries", type=whole_number(), default=20, help="short ones (%(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=whole_number(), default=3, help="of everything (%(default)s)"
+    )
+    parser.add_argument(
+        "--clients",
+        type=whole_number(),
+        default=64,
+        help="requests at a time, mixed load (%(default)s)",
     )
 
 

@@ -10,7 +10,7 @@ from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quality.sets import open_set
-from lasttoken_perf.command import Command, cache_folder, say
+from lasttoken_perf.command import Command, cache_folder, say, whole_number
 from lasttoken_perf.precisions.artefacts import (
     PrecisionExport,
     export_precisions,
@@ -34,10 +34,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="catalogue name; repeatable (smollm2-135m and all-minilm-l6-v2)")
     add("--folder", type=Path, default=Path("build/precisions"), metavar="DIR",
         help="keeps the exports and their figures for the next run (%(default)s)")
-    add("--pairs", type=int, default=2000, help="pairs for the quality (%(default)s)")
-    add("--texts", type=int, default=80, help="texts sent when served (%(default)s)")
-    add("--clients", type=int, default=64, help="requests at a time (%(default)s)")
-    add("--repeats", type=int, default=3, help="timed runs of each (%(default)s)")
+    add("--pairs", type=whole_number(2), default=2000, help="pairs for the quality (%(default)s)")
+    add("--texts", type=whole_number(), default=80, help="texts sent when served (%(default)s)")
+    add("--clients", type=whole_number(), default=64, help="requests at a time (%(default)s)")
+    add("--repeats", type=whole_number(), default=3, help="timed runs of each (%(default)s)")
     add("--no-speed", action="store_true", help="export and measure the quality only")
     add("--table", type=Path, metavar="FILE", help="write the table as Markdown")
     # fmt: on

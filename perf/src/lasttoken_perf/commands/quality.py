@@ -14,7 +14,7 @@ from lasttoken_export.checkpoint import default_cache_folder, open_checkpoint
 from lasttoken_export.quality.quality_options import SETS
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.verify_repository import Artefact
-from lasttoken_perf.command import Command, add_model_argument, cache_folder, say
+from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, whole_number
 from lasttoken_perf.errors import TaskUnavailable
 from lasttoken_perf.mteb_task import open_mteb_task, score_rows, score_served, score_table
 from lasttoken_perf.precisions.artefacts import TARGET, export_precisions
@@ -31,7 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compared with fp32; repeatable (all that run here)")
     add("--set", default="debian", dest="retrieval_set", metavar="SET",
         help=f"{', '.join(SETS)} or a file of JSON lines (%(default)s)")
-    add("--pairs", type=int, default=2000, help="pairs of the set (%(default)s)")
+    add("--pairs", type=whole_number(2), default=2000, help="pairs of the set (%(default)s)")
     add("--task", metavar="NAME",
         help="a task of MTEB in place of the set, of any type, from the local datasets cache")
     add("--data", type=Path, metavar="DIR",

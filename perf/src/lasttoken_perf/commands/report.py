@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_perf.command import Command, say
+from lasttoken_perf.errors import MalformedResult
 from lasttoken_perf.report.page import read_results, render_page
 from lasttoken_perf.report.readme_table import write_readme
+
+_RESULTS = Path("docs/measurements")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +29,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         changed = write_readme(*options.readme)
         print(f"{options.readme[0]}: {'changed' if changed else 'as it was'}")
         return {"what": "the README's table", "changed": changed}
-    paths = options.results or sorted(Path("docs/measurements").glob("*.json"))
+    paths = options.results or sorted(_RESULTS.glob("*.json"))
+    if not paths:
+        raise MalformedResult(
+            f"there is no result in {_RESULTS}; name the files, or run it in the repository's root"
+        )
     page = render_page(read_results(paths), title=options.title)
     options.html.parent.mkdir(parents=True, exist_ok=True)
     options.html.write_text(page, encoding="utf-8")

@@ -13,7 +13,15 @@ from lasttoken.local import LocalTriton
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
-from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, write_result
+from lasttoken_perf.command import (
+    Command,
+    add_model_argument,
+    cache_folder,
+    positive_number,
+    say,
+    whole_number,
+    write_result,
+)
 from lasttoken_perf.errors import InvalidSoak, WrongAnswer
 from lasttoken_perf.soak import SoakOptions, run_soak
 from lasttoken_perf.steady.run import SteadyOptions, run_steady
@@ -24,15 +32,18 @@ _STEADY = ("load", "capacity_seconds")
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
-    parser.add_argument("--requests", type=int, metavar="N", help="requests in all (10000)")
-    parser.add_argument("--clients", type=int, metavar="N", help="requests at a time (64; 32 to "
-                        "find the capacity)")  # fmt: skip
+    parser.add_argument(
+        "--requests", type=whole_number(), metavar="N", help="requests in all (10000)"
+    )
+    parser.add_argument("--clients", type=whole_number(), metavar="N",
+                        help="requests at a time (64; 32 to find the capacity)")  # fmt: skip
     steady = parser.add_argument_group("instead of so many requests: mixed traffic for long")
-    steady.add_argument("--minutes", type=float, metavar="M", help="queries, passages and "
-                        "documents, by gRPC and through a gateway, for M minutes")  # fmt: skip
-    steady.add_argument("--load", type=float, metavar="SHARE",
+    steady.add_argument("--minutes", type=positive_number, metavar="M",
+                        help="queries, passages and documents, by gRPC and through a gateway, for "
+                        "M minutes")  # fmt: skip
+    steady.add_argument("--load", type=positive_number, metavar="SHARE",
                         help="of the capacity, which is measured first (0.8)")  # fmt: skip
-    steady.add_argument("--capacity-seconds", type=float, metavar="S",
+    steady.add_argument("--capacity-seconds", type=positive_number, metavar="S",
                         help="how long it is measured (60)")  # fmt: skip
 
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lasttoken_perf.command import Command
+from lasttoken_perf.command import Command, positive_number, whole_number
 from lasttoken_perf.commands.latency import add_load_arguments, take
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_arguments(parser, distributions=["mixture"])
     parser.add_argument(
-        "--concurrency", type=int, nargs="*", default=[1, 4, 16, 64],
+        "--concurrency", type=whole_number(), nargs="*", default=[1, 4, 16, 64],
         help="closed loop: requests at a time (1 4 16 64)",
     )  # fmt: skip
     parser.add_argument(
-        "--request-rate", type=float, nargs="*", default=[], metavar="PER_S",
+        "--request-rate", type=positive_number, nargs="*", default=[], metavar="PER_S",
         help="open loop: requests a second, Poisson (none)",
     )  # fmt: skip
     parser.add_argument(
-        "--objective-ms", type=float, metavar="MS",
+        "--objective-ms", type=positive_number, metavar="MS",
         help="search the highest request rate whose p95 is within this latency",
     )  # fmt: skip
     parser.add_argument(
-        "--search-steps", type=int, default=5, help="points of that search (%(default)s)"
+        "--search-steps",
+        type=whole_number(0),
+        default=5,
+        help="points of that search (%(default)s)",
     )
 
 

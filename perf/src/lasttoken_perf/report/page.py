@@ -48,6 +48,8 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
             raise MalformedResult(f"{path} holds no JSON object")
         if "schema" in result:
             check_result(result)
+        elif not isinstance(result.get("what"), str):
+            raise MalformedResult(f"{path} is no result of lasttoken-perf: it has no 'what'")
         else:
             result = {**result, "kind": "record"}
         results.append({**result, "file": path.name})

@@ -52,7 +52,10 @@ def write_readme(readme: Path, bench_file: Path) -> bool:
     Raises:
         MalformedResult: The README has no markers, or the file is no result of the bench.
     """
-    text = readme.read_text(encoding="utf-8")
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise MalformedResult(f"{readme} cannot be read: {error}") from None
     try:
         block = readme_block(json.loads(bench_file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError) as error:

@@ -132,6 +132,21 @@ def test_a_users_own_pairs(tmp_path):
         open_set(str(path))
 
 
+def test_a_text_may_hold_any_character_that_is_one(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    pairs = [{"query": "a\u2028b\x0b", "document": f"c\x85 {i}"} for i in range(2)]
+    path.write_text("\r\n".join(json.dumps(pair, ensure_ascii=False) for pair in pairs))
+    found = open_set(str(path))
+    assert found.queries == ("a\u2028b\x0b",) * 2
+    assert found.documents == ("c\x85 0", "c\x85 1")
+    path.write_text('{"query": "a", "document": "\\ud800"}\n')
+    with pytest.raises(InvalidOption, match=r"pairs\.jsonl:1 is "):
+        open_set(str(path))
+    path.write_bytes(b'{"query": "\xff"}')
+    with pytest.raises(InvalidOption, match=r"is not UTF-8 \(byte 11\)"):
+        open_set(str(path))
+
+
 def test_unknown_sets_and_too_few_pairs_are_refused():
     with pytest.raises(InvalidOption, match="'mteb' is neither"):
         open_set("mteb")
