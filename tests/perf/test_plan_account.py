@@ -39,6 +39,7 @@ def test_every_model_of_the_catalogue_is_known_with_its_attention_and_dimensions
         account = model_account(name)
         assert account.causal == (entry(name).attention == "causal")
         assert account.config.hidden_size == entry(name).dimensions
+        assert account.max_length == entry(name).max_length
 
 
 def test_a_folder_is_read_and_anything_else_refused(tmp_path):
@@ -52,7 +53,9 @@ def test_a_folder_is_read_and_anything_else_refused(tmp_path):
         )
     )  # fmt: skip
     matrices = 2 * (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 128)
-    assert model_account(str(tmp_path)).matrix_parameters == matrices
+    account = model_account(str(tmp_path))
+    assert account.matrix_parameters == matrices
+    assert account.max_length == 128
     with pytest.raises(UnknownModel, match="sfr-embedding-mistral"):
         model_account("nonesuch")
 

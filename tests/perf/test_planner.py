@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +126,46 @@ def test_a_measured_point_of_the_same_shape_overrides_the_roofline(tmp_path):
     assert other["H200", "fp16"].rate.basis.value == "computed"
 
 
+def test_a_point_scales_the_arithmetic_of_one_text_but_not_its_reading_of_the_weights(tmp_path):
+    def plan(rate):
+        points = calibration(tmp_path, point(gpu="L40S", tokens_per_s=rate))
+        return plans(request(), points=points)["L40S", "fp16"]
+
+    # The figures of docs/capacity.md.
+    measured, roofline = plan(20_000), plans(request())["L40S", "fp16"]
+    assert (measured.single_bound, measured.longest_bound) == ("memory", "compute")
+    assert measured.single_text.value == pytest.approx(18.1, abs=0.05)
+    assert measured.longest_text.value == pytest.approx(105.8, abs=0.05)
+    assert roofline.longest_text.value == pytest.approx(178.3, abs=0.05)
+    # The same rate as the roofline's is the same plan; half of it takes twice the time.
+    same, half = plan(roofline.rate.value), plan(roofline.rate.value / 2)
+    assert same.single_text.value == pytest.approx(roofline.single_text.value)
+    assert same.longest_p99.value == pytest.approx(roofline.longest_p99.value)
+    assert half.single_text.value == pytest.approx(2 * roofline.single_text.value)
+    assert half.single_text.value == pytest.approx(256 / half.rate.value * 1e3)
+    assert plan(1e9).single_text.value == measured.single_text.value
+    bases = [f.basis.value for f in (half.rate, half.single_text, half.longest_text)]
+    assert bases == ["measured", "computed", "computed"]
+    page = (Path(__file__).parents[2] / "docs" / "capacity.md").read_text(encoding="utf-8")
+    for shown in ("12.8 ms of arithmetic", "`18.1 c (memory)`", "105.8 ms", "178.3 ms"):
+        assert shown in page
+
+
+def test_the_longest_text_waits_as_any_other_and_takes_its_own_time():
+    found = plans(request())["L40S", "fp16"]
+    longer_ms = found.longest_text.value - found.single_text.value
+    assert longer_ms > 150
+    assert found.longest_p99.value == pytest.approx(found.replicas.p99_s * 1e3 + longer_ms)
+    assert found.replicas.p99_s <= 0.2
+    assert not found.longest_meets_objective
+    assert plans(request(objective_s=0.5))["L40S", "fp16"].longest_meets_objective
+    equal = TextLengths(mean=256, attended=256, longest=256)
+    even = plans(request(lengths=equal))["L40S", "fp16"]
+    assert even.longest_p99.value == pytest.approx(even.replicas.p99_s * 1e3)
+    assert even.longest_meets_objective
+    assert found.to_json()["longest_p99"]["basis"] == "computed"
+
+
 @pytest.mark.parametrize(
     "changes", [{"gpu": "Z80"}, {"basis": "guessed"}, {"tokens_per_s": 0}, {"source": ""}]
 )
@@ -198,6 +239,41 @@ def test_the_command_gives_table_json_and_plot(tmp_path, capsys):
 def test_the_published_figure_is_marked_as_such(capsys):
     answer("--model", "qwen3-embedding-8b", "--gpu", "H100-SXM", "--precision", "bf16")
     assert "33,000 p" in capsys.readouterr().out
+
+
+def test_the_table_says_whose_p99_it_is_and_which_longest_texts_are_beyond(capsys):
+    words = ("--gpu", "L40S", "--gpu", "H200", "--precision", "fp16")
+    rows = {}
+    for objective in ("200", "500"):
+        answer(*words, "--objective-ms", objective)
+        printed = capsys.readouterr().out
+        assert f"p99 of a text of mean length within {objective} ms" in printed.partition("\n")[0]
+        assert "of a text of mean length: this is held against the objective" in printed
+        table = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+        column = table[0].index("longest p99 ms")
+        rows[objective] = {row[0]: row[column].endswith("!") for row in table[1:]}
+    assert rows["200"] == {"| H200": False, "| L40S": True}
+    assert rows["500"] == {"| H200": False, "| L40S": False}
+
+
+def test_a_text_alone_beyond_the_objective_is_said_to_be_of_mean_length():
+    assert "of mean length alone" in plans(request(objective_s=0.01))["L40S", "fp16"].refusal
+
+
+def test_the_longest_text_is_the_models_where_that_is_shorter():
+    words = ("--gpu", "L4", "--precision", "fp16", "--model")
+    assert answer(*words, "all-minilm-l6-v2")["lengths"]["longest"] == 256
+    assert answer(*words, "bge-m3")["lengths"]["longest"] == 2048
+    with pytest.raises(InvalidPlan, match="has 257 tokens, and all-minilm-l6-v2 takes 256"):
+        answer(*words, "all-minilm-l6-v2", "--longest", "257")
+    assert answer(*words, "bge-m3", "--longest", "8192")["lengths"]["longest"] == 8192
+
+
+def test_lengths_beyond_the_models_maximum_are_refused(tmp_path):
+    lengths = tmp_path / "lengths.txt"
+    lengths.write_text("12\n400\n")
+    with pytest.raises(InvalidPlan, match="has 400 tokens"):
+        answer("--model", "all-minilm-l6-v2", "--lengths", str(lengths))
 
 
 def test_a_mean_beyond_the_longest_is_refused():

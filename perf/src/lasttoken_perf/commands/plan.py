@@ -11,13 +11,16 @@ from lasttoken_perf.command import Command
 from lasttoken_perf.errors import InvalidPlan
 from lasttoken_perf.plan.calibration import load_calibration
 from lasttoken_perf.plan.devices import load_devices
-from lasttoken_perf.plan.model_account import known_models, model_account
+from lasttoken_perf.plan.model_account import ModelAccount, known_models, model_account
 from lasttoken_perf.plan.planner import plan_all
 from lasttoken_perf.plan.prices import load_prices
 from lasttoken_perf.plan.published_claims import check_claims
-from lasttoken_perf.plan.render import claims_table, plot, table
-from lasttoken_perf.plan.request import PUBLISHED_EFFICIENCY, PlanRequest, TextLengths, text_lengths
+from lasttoken_perf.plan.render import claims_table, plot, prepare_plot, table
+from lasttoken_perf.plan.request import PUBLISHED_EFFICIENCY, PlanRequest, TextLengths, read_lengths
 from lasttoken_perf.plan.storage import STORAGES
+
+_LONGEST_TOKENS = 2048
+"""Longest text where nothing is said of it and the model takes as much."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +49,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mean length of a text (%(default)s)",
     )
     parser.add_argument(
-        "--longest", type=int, default=2048, metavar="TOKENS", help="longest text (%(default)s)"
+        "--longest",
+        type=int,
+        metavar="TOKENS",
+        help=f"longest text ({_LONGEST_TOKENS}, or the model's maximum where that is less)",
     )
     parser.add_argument(
         "--lengths",
@@ -59,7 +65,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objective-ms",
         type=float,
         default=200,
-        help="99th percentile of the time in the encoder (%(default)s)",
+        help="99th percentile of the time in the encoder of a text of mean length (%(default)s)",
     )
     parser.add_argument(
         "--batch-tokens",
@@ -93,7 +99,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="measured points that override the roofline (the package's)",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG, SVG or PDF")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a .png, .svg or .pdf")
     parser.add_argument(
         "--claims",
         action="store_true",
@@ -103,16 +109,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.claims:
+        if options.plot is not None:
+            raise InvalidPlan("--claims has no plot: leave out --plot, or --claims")
         checks = check_claims()
         _show(claims_table(checks))
         return {"what": "published claims against the account", "claims": [
             {"claim": c.claim, "account": c.account, "agrees": c.agrees, "why": c.why}
             for c in checks
         ]}  # fmt: skip
+    model = model_account(options.model)
     request = PlanRequest(
         model=options.model,
         precisions=tuple(options.precision or STORAGES),
-        lengths=_lengths(options),
+        lengths=_lengths(options, model),
         batch_tokens=options.batch_tokens,
         texts_per_s=options.texts_per_s,
         objective_s=options.objective_ms / 1e3,
@@ -121,15 +130,15 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         utilisation_ceiling=options.utilisation,
         allow_reclaimable=not options.no_spot,
     )
-    model = model_account(request.model)
     devices = [d for d in load_devices() if not options.gpu or d.name in options.gpu]
-    plans = plan_all(
-        request, model, devices, load_prices(options.prices), load_calibration(options.calibration)
-    )
+    prices, points = load_prices(options.prices), load_calibration(options.calibration)
+    if options.plot is not None:
+        prepare_plot(options.plot)
+    plans = plan_all(request, model, devices, prices, points)
     lengths = request.lengths
     title = (
         f"{request.model}: {request.texts_per_s:g} texts/s of {lengths.mean:g} tokens (longest "
-        f"{lengths.longest}), p99 within {options.objective_ms:g} ms"
+        f"{lengths.longest}), p99 of a text of mean length within {options.objective_ms:g} ms"
     )
     _show([title, "", *table(plans)])
     if options.plot is not None:
@@ -154,16 +163,12 @@ def _show(lines: Sequence[str]) -> None:
     print("\n".join(lines))
 
 
-def _lengths(options: argparse.Namespace) -> TextLengths:
+def _lengths(options: argparse.Namespace, model: ModelAccount) -> TextLengths:
     if options.lengths is not None:
-        try:
-            sample = [int(line) for line in options.lengths.read_text().split()]
-        except (OSError, ValueError) as error:
-            raise InvalidPlan(
-                f"{str(options.lengths)!r} cannot be read as one length a line: {error}"
-            ) from None
-        return text_lengths(sample)
+        return read_lengths(options.lengths)
     mean, longest = options.text_tokens, options.longest
+    if longest is None:
+        longest = min(_LONGEST_TOKENS, model.max_length)
     if not 1 <= mean <= longest:
         raise InvalidPlan(f"--text-tokens is {mean:g}; it must be from 1 to --longest ({longest})")
     return TextLengths(mean=mean, attended=mean, longest=longest)

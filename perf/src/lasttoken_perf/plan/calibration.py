@@ -12,7 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lasttoken_perf.errors import InvalidCalibration
+from lasttoken_export.errors import ExportError
+from lasttoken_perf.errors import InvalidCalibration, InvalidPlan
 from lasttoken_perf.plan.devices import Device, load_devices
 from lasttoken_perf.plan.figure import Basis, Figure
 from lasttoken_perf.plan.model_account import ModelAccount, known_models, model_account
@@ -22,6 +23,9 @@ from lasttoken_perf.plan.storage import STORAGES
 ENGINES = ("ONNX Runtime", "TensorRT", "TensorRT-RTX")
 """Subjects of the GPU suite that a server runs."""
 _KEYS = {"gpu", "model", "precision", "tokens_per_s", "basis", "source"}
+_RATES = (0.001, 1e12)
+"""Least and most tokens a second of a point: wide enough for any, and no arithmetic overflows."""
+_KINDS: Mapping[type, str] = {str: "text", list: "list", dict: "object"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +60,20 @@ def load_calibration(path: Path | None = None) -> tuple[CalibrationPoint, ...]:
             figure of a model and a GPU that the planner knows.
     """
     shipped = resources.files("lasttoken_perf.plan") / "data" / "calibration.json"
+    file = str(path or shipped)
     try:
         points = json.loads((path or shipped).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidCalibration(f"{str(path)!r} cannot be read as JSON: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidCalibration(f"{file!r} cannot be read as JSON: {error}") from None
     if isinstance(points, dict) and points.get("kind") == "gpu":
-        assert path is not None
-        points = points_of_result(points, path.name)
+        points = points_of_result(points, Path(file).name)
     if not isinstance(points, list):
         raise InvalidCalibration(
-            f"{str(path)!r} must hold a list of points, or be a result of lasttoken-perf gpu"
+            f"{file!r} must hold a list of points, or be a result of lasttoken-perf gpu"
         )
-    return tuple(_point(point) for point in points)
+    return tuple(
+        _point(point, f"{file!r}, point {number}") for number, point in enumerate(points, start=1)
+    )
 
 
 def points_of_result(result: Mapping[str, Any], file: str) -> list[dict[str, Any]]:
@@ -82,32 +88,40 @@ def points_of_result(result: Mapping[str, Any], file: str) -> list[dict[str, Any
         file: Its name, for the points' source.
 
     Raises:
-        InvalidCalibration: It holds no figure of a known model on a known GPU.
+        InvalidCalibration: It holds no figure of a known model on a known GPU, or is not as
+            ``lasttoken-perf gpu`` writes it.
     """
-    model = result["model"]["name"]
+    whole = repr(file)
+    model = _member(_member(result, "model", dict, whole), "name", str, f"{whole}, model")
+    command, taken_at = (_member(result, name, str, whole) for name in ("command", "taken_at"))
     found: dict[tuple[str, str], dict[str, Any]] = {}
     refused: dict[str, str] = {}
-    for point in result["summary"]:
+    for number, point in enumerate(_member(result, "summary", list, whole), start=1):
+        where = f"{whole}, point {number} of summary"
+        if not isinstance(point, dict):
+            raise InvalidCalibration(f"{where} is {point!r}; it must be an object")
         if point.get("subject") not in ENGINES or point.get("load") != "corpus":
             continue
-        device = device_of_reported_name(point["device"])
+        reported, precision, distribution = (
+            _member(point, name, str, where) for name in ("device", "precision", "distribution")
+        )
+        device = device_of_reported_name(reported)
         if device is None:
-            refused[point["device"]] = "no data sheet of this device"
-        elif point["precision"] not in STORAGES:
-            refused[point["precision"]] = "no precision that is planned for"
+            refused[reported] = "no data sheet of this device"
+        elif precision not in STORAGES:
+            refused[precision] = "no precision that is planned for"
         elif model not in known_models():
             refused[model] = "random weights of no known model's shape; measure --shape sfr"
         else:
-            even = point["distribution"].endswith("tokens each")
-            rate = point["tokens_per_s"]["median"]
-            known = found.get((device.name, point["precision"]))
+            even = distribution.endswith("tokens each")
+            rate = _rate(_member(point, "tokens_per_s", dict, where).get("median"), where)
+            known = found.get((device.name, precision))
             if known is None or (even, rate) > (known["even"], known["tokens_per_s"]):
-                found[device.name, point["precision"]] = {
-                    "even": even, "gpu": device.name, "model": model,
-                    "precision": point["precision"], "tokens_per_s": rate,
-                    "basis": Basis.MEASURED.value,
-                    "source": f"{point['subject']} on {point['distribution']}: {file}, "
-                    f"{result['command']}, {result['taken_at'][:10]}",
+                found[device.name, precision] = {
+                    "even": even, "gpu": device.name, "model": model, "precision": precision,
+                    "tokens_per_s": rate, "basis": Basis.MEASURED.value,
+                    "source": f"{point['subject']} on {distribution}: {file}, {command}, "
+                    f"{taken_at[:10]}",
                 }  # fmt: skip
     if not found:
         reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
@@ -118,18 +132,42 @@ def points_of_result(result: Mapping[str, Any], file: str) -> list[dict[str, Any
     return [{key: point[key] for key in _KEYS} for point in found.values()]
 
 
-def _point(point: Any) -> CalibrationPoint:
+def _member(holder: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
+    value = holder.get(name)
+    if not isinstance(value, kind):
+        raise InvalidCalibration(
+            f"{where}: {name} is {value!r}, no {_KINDS[kind]}; give the file as lasttoken-perf gpu "
+            "wrote it"
+        )
+    return value
+
+
+def _rate(value: Any, where: str) -> float:
+    low, high = _RATES
+    # JSON's true is an int to Python.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidCalibration(
+            f"{where}: tokens_per_s is {value!r}; it must be a number from {low} to {high:g}"
+        )
+    return value
+
+
+def _point(point: Any, where: str) -> CalibrationPoint:
     if not isinstance(point, dict) or point.keys() != _KEYS:
-        raise InvalidCalibration(f"a point is {point!r}; its keys must be {sorted(_KEYS)!r}")
+        raise InvalidCalibration(f"{where} is {point!r}; its keys must be {sorted(_KEYS)!r}")
     gpus = [device.name for device in load_devices()]
     bases = [Basis.MEASURED.value, Basis.PUBLISHED.value]
     for name, known in (("gpu", gpus), ("precision", list(STORAGES)), ("basis", bases)):
         if point[name] not in known:
-            raise InvalidCalibration(f"a point's {name} is {point[name]!r}; known are {known!r}")
-    rate = point["tokens_per_s"]
-    if not isinstance(rate, int | float) or not rate > 0 or not point["source"]:
-        raise InvalidCalibration(f"{point!r}: tokens_per_s must be above 0, and source given")
-    model_account(point["model"])  # a name that is not known is refused
+            raise InvalidCalibration(f"{where}: {name} is {point[name]!r}; known are {known!r}")
+    for name, what in (("model", "one that can be planned for"), ("source", "command or page")):
+        if not isinstance(point[name], str) or not point[name]:
+            raise InvalidCalibration(f"{where}: {name} is {point[name]!r}; name it: {what}")
+    _rate(point["tokens_per_s"], where)
+    try:
+        model_account(point["model"])
+    except (InvalidPlan, ExportError) as error:
+        raise InvalidCalibration(f"{where}: model: {error}") from None
     return CalibrationPoint(**{**point, "basis": Basis(point["basis"])})
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_export.architectures import ModelConfig, read_config
+from lasttoken_export.catalogue import entry
 from lasttoken_export.decoder_config import DecoderConfig
-from lasttoken_perf.errors import UnknownModel
+from lasttoken_export.errors import CorruptFile
+from lasttoken_export.json_file import read_object
+from lasttoken_perf.errors import InvalidPlan, UnknownModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,14 @@ class ModelAccount:
         config = self.config
         return config.keys_size if isinstance(config, DecoderConfig) else config.hidden_size
 
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text: the catalogue's, or of a folder what its positions allow."""
+        if self.name in known_models():
+            return entry(self.name).max_length
+        positions = self.config.max_positions
+        return min(positions, self.config.sliding_window or positions)
+
     def flops_per_token(self, row_length: float) -> float:
         """Floating-point operations of one token in a row of so many tokens.
 
@@ -85,15 +96,22 @@ def model_account(model: str) -> ModelAccount:
 
     Raises:
         UnknownModel: Neither a known name nor such a folder.
+        InvalidPlan: The folder's config.json cannot be read as a JSON object.
+        ExportError: Its architecture or a setting is not implemented, or a setting is malformed.
     """
     models, configs = _shapes()["models"], _shapes()["configs"]
     if model in models:
         config = read_config(configs[models[model]["config"]])
         return ModelAccount(name=model, config=config, causal=models[model]["causal"])
-    file = Path(model) / "config.json"
-    if file.is_file():
-        config = read_config(json.loads(file.read_text(encoding="utf-8")))
-        return ModelAccount(name=model, config=config, causal=isinstance(config, DecoderConfig))
-    raise UnknownModel(
-        f"{model!r} is neither a folder with config.json nor one of {', '.join(known_models())}"
-    )
+    try:
+        settings = read_object(Path(model) / "config.json")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnknownModel(
+            f"{model!r} is neither a folder with config.json nor one of {', '.join(known_models())}"
+        ) from None
+    except CorruptFile as error:
+        raise InvalidPlan(str(error)) from None
+    except (OSError, ValueError) as error:  # no permission; a name that no file can have
+        raise InvalidPlan(f"config.json of {model!r} cannot be read: {error}") from None
+    config = read_config(settings)
+    return ModelAccount(name=model, config=config, causal=isinstance(config, DecoderConfig))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lasttoken_perf.errors import InvalidPlan
 from lasttoken_perf.plan.calibration import CalibrationPoint, calibrated_rate
 from lasttoken_perf.plan.devices import Device
 from lasttoken_perf.plan.figure import Figure
@@ -14,7 +15,7 @@ from lasttoken_perf.plan.model_account import ModelAccount
 from lasttoken_perf.plan.prices import Price, cheapest
 from lasttoken_perf.plan.replicas import ReplicaPlan, plan_replicas
 from lasttoken_perf.plan.request import PlanRequest
-from lasttoken_perf.plan.roofline import batch_time
+from lasttoken_perf.plan.roofline import BatchTime, batch_time, implied_efficiency
 from lasttoken_perf.plan.storage import unsupported_reason
 
 
@@ -30,8 +31,12 @@ class DevicePlan:
         batch_tokens: Token budget, lowered to what fits.
         rate: Tokens a second of one device in full batches; None where it is no option.
         rate_bound: ``compute`` or ``memory``, of the roofline in full batches.
-        single_text: Time of one text alone, in ms.
-        single_bound: ``compute`` or ``memory``, of one text alone.
+        single_text: Time of one text of mean length alone, in ms.
+        single_bound: ``compute`` or ``memory``, of one text of mean length alone.
+        longest_text: Time of the longest text alone, in ms.
+        longest_bound: ``compute`` or ``memory``, of the longest text alone.
+        longest_p99: Of the longest text under the load, in ms: the wait is that of any other.
+        longest_meets_objective: Whether that is within the objective.
         replicas: Devices for the load; None where the objective cannot be met.
         price: Cheapest hour of the device; None where no price is known.
         cost_per_hour: Of all replicas, in US dollars.
@@ -48,6 +53,10 @@ class DevicePlan:
     rate_bound: str = ""
     single_text: Figure | None = None
     single_bound: str = ""
+    longest_text: Figure | None = None
+    longest_bound: str = ""
+    longest_p99: Figure | None = None
+    longest_meets_objective: bool = False
     replicas: ReplicaPlan | None = None
     price: Price | None = None
     cost_per_hour: Figure | None = None
@@ -76,6 +85,10 @@ class DevicePlan:
             "rate_bound": self.rate_bound,
             "single_text": figure(self.single_text),
             "single_bound": self.single_bound,
+            "longest_text": figure(self.longest_text),
+            "longest_bound": self.longest_bound,
+            "longest_p99": figure(self.longest_p99),
+            "longest_meets_objective": self.longest_meets_objective,
             "replicas": asdict(self.replicas) if self.replicas else None,
             "price": asdict(self.price) | {"reclaimable": self.price.reclaimable}
             if self.price
@@ -93,7 +106,16 @@ def plan_all(
     prices: Sequence[Price],
     points: tuple[CalibrationPoint, ...],
 ) -> tuple[DevicePlan, ...]:
-    """Plan every device in every precision; options first, the cheapest of them at the top."""
+    """Plan every device in every precision; options first, the cheapest of them at the top.
+
+    Raises:
+        InvalidPlan: The longest text is beyond the model's maximum.
+    """
+    if request.lengths.longest > model.max_length:
+        raise InvalidPlan(
+            f"the longest text has {request.lengths.longest} tokens, and {model.name} takes "
+            f"{model.max_length}: plan with texts cut to that, as the server cuts longer ones"
+        )
     plans = [
         plan_device(request, model, device, precision, prices, points)
         for device in devices
@@ -145,17 +167,23 @@ def plan_device(
         )
         return DevicePlan(device=device, precision=precision, refusal=refusal, memory=memory)
 
-    full = batch_time(
-        model, precision, device,
-        tokens=batch_tokens, row_length=lengths.attended, efficiency=request.efficiency,
-    )  # fmt: skip
-    rate = calibrated_rate(points, model, precision, device) or Figure(
-        batch_tokens / full.seconds, "tokens/s"
-    )
-    one = batch_time(
-        model, precision, device,
-        tokens=round(lengths.mean), row_length=lengths.mean, efficiency=request.efficiency,
-    )  # fmt: skip
+    known = calibrated_rate(points, model, precision, device)
+    efficiency = request.efficiency
+    if known is not None:
+        efficiency = implied_efficiency(
+            model, precision, device, tokens_per_s=known.value, row_length=lengths.attended
+        )
+
+    def time_of(tokens: int, row_length: float) -> BatchTime:
+        return batch_time(
+            model, precision, device,
+            tokens=tokens, row_length=row_length, efficiency=efficiency,
+        )  # fmt: skip
+
+    full = time_of(batch_tokens, lengths.attended)
+    one = time_of(round(lengths.mean), lengths.mean)
+    longest = time_of(lengths.longest, lengths.longest)
+    rate = known or Figure(batch_tokens / full.seconds, "tokens/s")
     load_tokens_s = request.texts_per_s * lengths.mean
     replicas = plan_replicas(
         load_tokens_s=load_tokens_s,
@@ -171,16 +199,25 @@ def plan_device(
         hourly = Figure(usd, "USD/h")
         tokens = Figure(usd / (3600 * load_tokens_s) * 1e6, "USD/million tokens")
         texts = Figure(usd / (3600 * request.texts_per_s) * 1e6, "USD/million texts")
+    longest_p99_s = None
+    if replicas is not None:
+        # It waits as any text does; its own batch takes longer by what it is longer.
+        longest_p99_s = replicas.p99_s + longest.seconds - one.seconds
+    refusal = "a text of mean length alone takes more than half of the objective"
     return DevicePlan(
         device=device,
         precision=precision,
-        refusal="" if replicas else "one text alone takes more than half of the objective",
+        refusal="" if replicas else refusal,
         memory=memory,
         batch_tokens=batch_tokens,
         rate=rate,
         rate_bound=full.bound,
         single_text=Figure(one.seconds * 1e3, "ms"),
         single_bound=one.bound,
+        longest_text=Figure(longest.seconds * 1e3, "ms"),
+        longest_bound=longest.bound,
+        longest_p99=None if longest_p99_s is None else Figure(longest_p99_s * 1e3, "ms"),
+        longest_meets_objective=longest_p99_s is not None and longest_p99_s <= request.objective_s,
         replicas=replicas,
         price=price,
         cost_per_hour=hourly,

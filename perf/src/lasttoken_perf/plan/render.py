@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from lasttoken_perf.errors import MissingLibrary
+from lasttoken_perf.errors import InvalidPlan, MissingLibrary
 from lasttoken_perf.plan.planner import DevicePlan
 from lasttoken_perf.plan.published_claims import ClaimCheck
 
 _COLUMNS = (
-    "GPU", "precision", "memory GB", "batch", "tokens/s", "bound", "one text ms", "replicas",
-    "load", "p99 ms", "USD/h", "USD/M tokens", "USD/M texts", "price",
+    "GPU", "precision", "memory GB", "batch", "tokens/s", "bound", "one text ms", "longest ms",
+    "replicas", "load", "p99 ms", "longest p99 ms", "USD/h", "USD/M tokens", "USD/M texts", "price",
 )  # fmt: skip
+
+PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 LEGEND = (
     "m measured, p published, c computed (roofline). memory: weights + activations + runtime, of "
-    "the card's. p99: in the encoder, under steady load.",
+    "the card's. one text, longest: of mean length and the longest, alone.",
+    "p99: in the encoder under steady load, of a text of mean length: this is held against the "
+    "objective. longest p99: of the longest text in the same load, for information; ! is beyond "
+    "the objective.",
     "spot and community machines can be taken back at any time: plan one more, and retries.",
 )
 
@@ -49,11 +55,14 @@ def _row(plan: DevicePlan) -> list[str]:
     assert plan.memory is not None
     assert plan.rate is not None
     assert plan.single_text is not None
+    assert plan.longest_text is not None
+    assert plan.longest_p99 is not None
     assert plan.replicas is not None
 
     def money(figure: object, digits: int) -> str:
         return "-" if figure is None else f"{getattr(figure, 'value'):.{digits}f} c"  # noqa: B009
 
+    beyond = "" if plan.longest_meets_objective else " !"
     price = "-"
     if plan.price is not None:
         price = f"{plan.price.provider} {plan.price.tier}, {plan.price.listed}"
@@ -65,9 +74,11 @@ def _row(plan: DevicePlan) -> list[str]:
         f"{plan.rate.value:,.0f} {plan.rate.mark()}",
         plan.rate_bound,
         f"{plan.single_text.value:.1f} {plan.single_text.mark()} ({plan.single_bound})",
+        f"{plan.longest_text.value:.1f} {plan.longest_text.mark()} ({plan.longest_bound})",
         str(plan.replicas.replicas),
         f"{plan.replicas.utilisation:.0%}",
         f"{plan.replicas.p99_s * 1e3:.0f} c",
+        f"{plan.longest_p99.value:.0f} {plan.longest_p99.mark()}{beyond}",
         money(plan.cost_per_hour, 2),
         money(plan.cost_per_million_tokens, 4),
         money(plan.cost_per_million_texts, 3),
@@ -75,21 +86,44 @@ def _row(plan: DevicePlan) -> list[str]:
     ]
 
 
+def prepare_plot(path: Path) -> None:
+    """Check that a plot can be drawn, and make its folder: before the work, not behind it.
+
+    Args:
+        path: Where it will be written.
+
+    Raises:
+        InvalidPlan: Its ending is none of `PLOT_ENDINGS`, or its folder cannot be made.
+        MissingLibrary: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in PLOT_ENDINGS:
+        raise InvalidPlan(f"--plot is {str(path)!r}; it must end in {', '.join(PLOT_ENDINGS)}")
+    if path.is_dir():
+        raise InvalidPlan(f"--plot is {str(path)!r}, a folder; name a file")
+    if find_spec("matplotlib") is None:
+        raise MissingLibrary("plots need matplotlib: pip install 'lasttoken-perf[plots]'")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidPlan(
+            f"--plot is {str(path)!r}, whose folder cannot be made ({error}); choose another"
+        ) from None
+
+
 def plot(plans: Sequence[DevicePlan], path: Path, *, title: str) -> None:
     """Draw memory and throughput of every device and precision that is an option.
 
     Args:
         plans: Of `planner.plan_all`.
-        path: PNG, SVG or PDF by its ending.
+        path: PNG, SVG or PDF by its ending, as `prepare_plot` left it.
         title: Heading.
 
     Raises:
-        MissingLibrary: matplotlib is not installed.
+        InvalidPlan: The file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure as Canvas
-    except ModuleNotFoundError:
-        raise MissingLibrary("plots need matplotlib: pip install 'lasttoken-perf[plots]'") from None
+    # An optional library, and half a second.
+    from matplotlib.figure import Figure as Canvas
+
     options = [plan for plan in plans if not plan.refusal]
     options.sort(key=lambda plan: plan.rate.value if plan.rate else 0.0)
     labels = [f"{plan.device.name}, {plan.precision}" for plan in options]
@@ -114,4 +148,9 @@ def plot(plans: Sequence[DevicePlan], path: Path, *, title: str) -> None:
     rate_axes.barh(labels, rates, color=colours)
     rate_axes.set_xlabel("tokens/s in full batches (blue computed, red measured or published)")
     canvas.suptitle(title)
-    canvas.savefig(path)
+    try:
+        canvas.savefig(path)
+    except OSError as error:
+        raise InvalidPlan(
+            f"the plot {str(path)!r} cannot be written: {error}; choose another"
+        ) from None

@@ -43,6 +43,29 @@ class BatchTime:
         return "compute" if self.compute_s >= self.memory_s else "memory"
 
 
+def implied_efficiency(
+    model: ModelAccount,
+    precision: str,
+    device: Device,
+    *,
+    tokens_per_s: float,
+    row_length: float,
+) -> float:
+    """Share of the dense operations that a throughput in full batches amounts to.
+
+    Above 1 where the device beats its data sheet, as with a faster kind of accumulation.
+
+    Args:
+        model: The model.
+        precision: One of `STORAGES`.
+        device: The device.
+        tokens_per_s: Throughput in full batches.
+        row_length: Tokens of a row.
+    """
+    operations_s = device.operations_s[STORAGES[precision].arithmetic]
+    return tokens_per_s * model.flops_per_token(row_length) / operations_s
+
+
 def batch_time(
     model: ModelAccount,
     precision: str,
