@@ -12,6 +12,7 @@ import pytest
 
 from conftest import MODEL
 from gateway.gateway_process import GatewayProcess
+from lasttoken.gateway.exchange import _REQUEST_ID
 
 pytestmark = pytest.mark.server
 
@@ -32,7 +33,8 @@ def ask(url, text="x", model=MODEL, key=None, **kwargs):
         (b'{"model": "m", "input": "\xff"}', 400, "not JSON|UTF-8"),
         (b"[]", 400, "Expected `object`"),
         (b'{"model": "m"}', 400, "required field `input`"),
-        (b'{"input": "x"}', 400, "required field `model`"),
+        (b'{"model": "", "input": "x"}', 400, "length >= 1"),
+        (b'{"model": 5, "input": "x"}', 400, "Expected `str | null`"),
         (b'{"model": "m", "input": "x", "prompt": "y"}', 400, "unknown field `prompt`"),
         (b'{"model": "m", "input": ["x", 1]}', 400, "mixes texts and token ids"),
         (b'{"model": "m", "input": [["x"]]}', 400, "Expected `int`"),
@@ -56,6 +58,50 @@ def test_bad_requests_say_what_is_wrong(http, body, status, words):
 def test_half_of_a_surrogate_pair_is_refused_not_failed_on(http):
     body = b'{"model": "' + MODEL.encode() + b'", "input": "\\ud800"}'
     assert http.post("/v1/embeddings", content=body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "half"),
+    [
+        (rb"\ud800", rb"\ud800"),
+        (rb"\uDC00 low", rb"\uDC00"),
+        (rb"\ud83d\ude00 a pair, then \ud83d", rb"\ud83d"),
+        (rb"\\\udfff behind a backslash", rb"\udfff"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named_as_such(http, text, half):
+    answer = http.post("/v1/embeddings", content=b'{"input": "' + text + b'"}')
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert f"holds {half.decode()}, an unpaired surrogate and no character" in message
+    for whole in (rb"\ud83d\ude00", rb"\\ud800"):  # a pair; letters behind a backslash
+        assert http.post("/v1/embeddings", content=b'{"input": "%b"}' % whole).status_code == 200
+        cut_off = http.post("/v1/embeddings", content=b'{"input": "%b' % whole)
+        assert "is not JSON" in cut_off.json()["error"]["message"]
+
+
+def test_null_is_a_field_left_out(http):
+    nothing = dict.fromkeys(
+        ("encoding_format", "dimensions", "user", "prompt_name", "input_type", "instruction",
+         "truncate", "priority", "model")
+    )  # fmt: skip
+    given = http.post("/v1/embeddings", json={"input": "x", **nothing})
+    assert given.status_code == 200, given.text
+    assert given.json() == http.post("/v1/embeddings", json={"input": "x"}).json()
+
+
+@pytest.mark.parametrize(
+    ("path", "payload"),
+    [
+        ("/v1/embeddings", {"input": "x"}),
+        ("/api/embed", {"input": "x"}),
+        ("/v2/embed", {"texts": ["x"], "input_type": "search_query"}),
+    ],
+)
+def test_a_request_may_leave_out_the_only_model(http, path, payload):
+    answer = http.post(path, json=payload)
+    assert answer.status_code == 200, answer.text
+    assert answer.json().get("model", MODEL) == MODEL
 
 
 def test_unknown_routes_and_methods(http):
@@ -212,6 +258,17 @@ def test_request_ids_are_the_callers_when_they_are_sane(http):
     for wrong in ("a b", "x" * 200, ""):
         answered = http.get("/health", headers={"x-request-id": wrong}).headers["x-request-id"]
         assert re.fullmatch("[0-9a-f]{32}", answered)
+
+
+def test_what_is_not_http_has_no_id(gateway, pytestconfig):
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"nonsense\r\nx-request-id: abc\r\n\r\n")
+        head = connection.recv(65536)
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"x-request-id" not in head.lower()
+    page = (pytestconfig.rootpath / "docs" / "openai.md").read_text()
+    assert f"`{_REQUEST_ID.pattern}`" in page
 
 
 def test_metrics_count_what_was_done_and_every_one_is_documented(gateway, http, pytestconfig):

@@ -91,6 +91,9 @@ def test_several_models_and_a_default(small_http):
     assert small_http.get("/info").json()["model_id"] == "short"
     assert small_http.get("/v1/models/whole").json()["matryoshka"] is None
     assert len(small_http.post("/embed", json={"inputs": TEXTS}).json()) == 2
+    answer = small_http.post("/v1/embeddings", json={"input": TEXTS}).json()
+    named = small_http.post("/v1/embeddings", json={"input": TEXTS, "model": "short"}).json()
+    assert answer == named
 
 
 def test_several_models_without_a_default(small_server, tmp_path):
@@ -98,9 +101,24 @@ def test_several_models_without_a_default(small_server, tmp_path):
 
     from gateway.gateway_process import GatewayProcess
 
+    words = "no model is named and there are several; name one of ['short', 'whole']"
     with GatewayProcess(small_server.grpc_url, tmp_path / "log") as process:
         answer = httpx.post(f"{process.url}/embed", json={"inputs": "x"})
-    assert answer.status_code == 400
-    assert answer.json()["error"] == (
-        "no model is named and there are several; name one of ['short', 'whole']"
+        assert (answer.status_code, answer.json()["error"]) == (400, words)
+        answer = httpx.post(f"{process.url}/v1/embeddings", json={"input": "x"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["message"], error["param"]) == (400, words, "model")
+
+
+def test_a_default_that_is_not_served_is_named(small_server, tmp_path):
+    import httpx
+
+    from gateway.gateway_process import GatewayProcess
+
+    options = ("--default-model", "long")
+    with GatewayProcess(small_server.grpc_url, tmp_path / "log", *options) as process:
+        answer = httpx.post(f"{process.url}/v1/embeddings", json={"input": "x"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == (
+        "no model is named, and the default one, 'long', does not exist; there is short, whole"
     )

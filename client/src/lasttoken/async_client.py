@@ -402,7 +402,7 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
                     *arguments, headers=call_headers(self._options), client_timeout=timeout_s
                 )
             except InferenceServerException as error:
-                failure = self._error_of(error)
+                failure = self._error_of(error, asked=self._asked(server, arguments))
                 if not self._note_failure(server, failure, time.monotonic()):
                     raise failure from error
             else:

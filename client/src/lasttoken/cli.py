@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lasttoken.commands import COMMANDS
 from lasttoken.commands.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, say
-from lasttoken.errors import InvalidInput, LasttokenError
+from lasttoken.errors import InvalidInput, LasttokenError, ModelNotFound
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
-    except InvalidInput as error:
+    except (InvalidInput, ModelNotFound) as error:  # what was asked for: again is no use
         say(str(error))
         return EXIT_USAGE
     except LasttokenError as error:

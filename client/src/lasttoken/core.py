@@ -206,11 +206,14 @@ class ClientCore:
         self._rotation.reached(server)
         return False
 
-    def _error_of(self, error: BaseException) -> LasttokenError:
-        """The error to raise for one of tritonclient's; any other is raised as it is."""
+    def _error_of(self, error: BaseException, *, asked: str | None = None) -> LasttokenError:
+        """The error to raise for one of tritonclient's; any other is raised as it is.
+
+        It names who was asked: this client's model unless told otherwise.
+        """
         from lasttoken.statuses import error_of_triton  # needs gRPC, which is loaded by now
 
-        return error_of_triton(error, model=self._options.model)
+        return error_of_triton(error, asked=asked or self._options.model)
 
     def _finish(self, block: Block, form: VectorForm, *, single: bool = False) -> Embeddings:
         """The rows of a finished block, in the form that was asked for."""
@@ -252,6 +255,10 @@ class ClientCore:
             live=True,
             ready=ready,
         )
+
+    def _asked(self, server: int, arguments: tuple[Any, ...]) -> str:
+        """Whom a question about a model (its first argument), or about none, was put to."""
+        return str(arguments[0]) if arguments else self._options.addresses[server]
 
     def _check_open(self) -> None:
         if self._closed:

@@ -76,13 +76,13 @@ _CLOSED_AT_ONCE = re.compile(r"connections to all backends failing.*Socket close
 _STATUS_OF_NAME = {str(status): status for status in grpc.StatusCode}
 
 
-def error_of_status(status: grpc.StatusCode, message: str, *, model: str) -> LasttokenError:
+def error_of_status(status: grpc.StatusCode, message: str, *, asked: str) -> LasttokenError:
     """Make the error that stands for a gRPC status.
 
     Args:
         status: The status of the failed call.
         message: Its details, as the server or gRPC wrote them.
-        model: Name of the model that was asked, for the message.
+        asked: Who was asked, for the message: a model's name, or a server's address.
     """
     kind = ERROR_OF_STATUS[status]
     for refined_status, pattern, refined in _REFINEMENTS:
@@ -90,15 +90,15 @@ def error_of_status(status: grpc.StatusCode, message: str, *, model: str) -> Las
             kind = refined
     if _CLOSED_AT_ONCE.search(message):
         message += "; it closes every connection: does it want TLS, or a client's certificate?"
-    return kind(f"{model}: {message or 'no details'} ({status.name})", status=status.name)
+    return kind(f"{asked}: {message or 'no details'} ({status.name})", status=status.name)
 
 
-def error_of_triton(error: BaseException, *, model: str) -> LasttokenError:
+def error_of_triton(error: BaseException, *, asked: str) -> LasttokenError:
     """Make the error that stands for one of tritonclient's.
 
     Args:
         error: What tritonclient raised or handed to a callback.
-        model: Name of the model that was asked, for the message.
+        asked: Who was asked, for the message: a model's name, or a server's address.
 
     Raises:
         BaseException: `error` itself, when it is not tritonclient's.
@@ -108,5 +108,5 @@ def error_of_triton(error: BaseException, *, model: str) -> LasttokenError:
     status = _STATUS_OF_NAME.get(str(error.status()))
     message = str(error.message() or "")
     if status is None:  # raised by tritonclient itself, while it read the answer
-        return ProtocolMismatch(f"{model}: {message}")
-    return error_of_status(status, message, model=model)
+        return ProtocolMismatch(f"{asked}: {message}")
+    return error_of_status(status, message, asked=asked)

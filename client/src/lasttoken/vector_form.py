@@ -113,8 +113,9 @@ def check_trained_size(form: VectorForm, info: ModelInfo) -> None:
     words = untrained_size(wished, info)
     if words is None:
         return
-    hint = "; force_dimensions=True cuts it all the same" if wished < (info.dimensions or 0) else ""
-    raise InvalidInput(f"{words}{hint}")
+    if wished < (info.dimensions or 0):
+        words += "; force_dimensions=True (as an option --force-dimensions) cuts it all the same"
+    raise InvalidInput(words)
 
 
 def untrained_size(wished: int, info: ModelInfo) -> str | None:

@@ -18,7 +18,7 @@ from lasttoken import (
     RetryPolicy,
 )
 from lasttoken.rotation import Rotation
-from unit.client.fake_triton import FakeTriton, delay, refuse, vectors_of
+from unit.client.fake_triton import MODEL, FakeTriton, delay, refuse, vectors_of
 
 TEXTS = [f"text {i}" for i in range(40)]
 
@@ -177,3 +177,12 @@ def test_when_none_is_left_the_one_that_rests_least_is_asked():
     assert rotation.unreachable(0, 0.0)
     assert not rotation.unreachable(1, 0.5)
     assert rotation.take(0.6) == 0
+
+
+def test_a_question_about_no_model_names_the_server_and_one_about_a_model_names_that(make_client):
+    with make_client("127.0.0.1:1") as client:
+        for ask in (client.server_info, client.list_models):
+            with pytest.raises(ModelUnavailable, match=r"^127\.0\.0\.1:1: "):
+                ask(timeout_s=5)
+        with pytest.raises(ModelUnavailable, match=f"^{MODEL}: "):
+            client.model_info(timeout_s=5)

@@ -118,6 +118,33 @@ def test_no_server_exits_1_soon(run):
     assert run("models", "--url", "127.0.0.1:1")[0] == 1
 
 
+@pytest.mark.parametrize("command", [("embed", "--timeout", "3", "a"), ("models",)])
+def test_who_cannot_be_reached_is_named_by_address_where_no_model_was(run, command):
+    code, out, err = run(*command, "--url", "127.0.0.1:1")
+    assert (code, out) == (1, "")
+    assert err.startswith("lasttoken: 127.0.0.1:1: ")
+    assert "sfr_embedding_mistral" not in err
+
+
+def test_embed_corpus_names_the_address_too(run, tmp_path):
+    code, _, err = run("embed-corpus", "in", "--output", str(tmp_path), "--url", "127.0.0.1:1")
+    assert code == 1
+    assert err.startswith("lasttoken: 127.0.0.1:1: ")
+
+
+def test_a_model_that_is_not_there_is_wrong_usage_and_one_that_is_not_ready_is_not(run, fake):
+    code, out, err = run("embed", "--model", "nosuch", "a")
+    assert (code, out) == (2, "")
+    assert "nosuch" in err
+    fake.models = {MODEL: "LOADING"}
+    code, _, err = run("embed", "a")
+    assert code == 1
+    assert "no text-embedding model that is ready" in err
+    fake.models = {MODEL: "READY"}
+    fake.first.append(refuse(grpc.StatusCode.FAILED_PRECONDITION, "not now"))
+    assert run("embed", "a")[0] == 1
+
+
 def test_serve_of_no_repository_exits_1(run, tmp_path):
     code, _, err = run("serve", str(tmp_path / "missing"), "--cache", str(tmp_path))
     assert code == 1
@@ -201,7 +228,7 @@ def test_models_lists_what_can_be_asked(run, fake):
 def test_the_model_must_be_named_when_there_are_several(run, fake):
     fake.models = {MODEL: "READY", "other": "READY"}
     code, _, err = run("embed", "a")
-    assert code == 1
+    assert code == 2
     assert "other" in err
     assert "--model" in err
     assert run("embed", "--model", "other", "a")[0] == 0

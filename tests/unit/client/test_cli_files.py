@@ -114,9 +114,8 @@ def test_vectors_of_other_types(run, tmp_path, dtype, kind):
     np.save(ranges, np.array([[-1.0] * 8, [1.0] * 8], np.float32))
     arguments = ("embed", "--input", path, "--output", tmp_path / "i.npy", "--output-dtype", "int8")
     assert run(*arguments)[0] == 2
-    assert run(*arguments, "--resume", "--ranges", ranges)[0] == 2  # was begun without
-    assert run(*arguments[:4], tmp_path / "j.npy", *arguments[5:], "--ranges", ranges)[0] == 0
-    assert np.load(tmp_path / "j.npy").dtype == np.int8
+    assert run(*arguments, "--ranges", ranges)[0] == 0
+    assert np.load(tmp_path / "i.npy").dtype == np.int8
 
 
 def many(count=3000):
@@ -182,7 +181,10 @@ def test_a_run_of_something_else_is_not_gone_on_with(run, fake, tmp_path):
     fake.otherwise = lambda call, tensors: None
     done = (tmp_path / "o.npy.part" / "rows.bin").stat().st_size
     assert done > 0
+    ranges = tmp_path / "ranges.npy"
+    np.save(ranges, np.array([[-1.0] * 8, [1.0] * 8], np.float32))
     for more, words in (
+        (("--output-dtype", "int8", "--ranges", ranges), "ranges was None and is [[-1.0,"),
         (("--prompt-name", "query"), "prompt_name was None and is 'query'"),
         (("--output-dtype", "float16"), "output_dtype was 'float32'"),
         (("--dimensions", "4", "--force-dimensions"), "dimensions was None and is 4"),
@@ -205,6 +207,56 @@ def test_a_run_of_something_else_is_not_gone_on_with(run, fake, tmp_path):
     path.write_text("text 0 \n")
     assert "text 1 differs" in run(*arguments)[2]
     assert (tmp_path / "o.npy.part" / "rows.bin").stat().st_size == done
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "words"),
+    [
+        (("--output-dtype", "int8"), 2, "without ranges"),
+        (("--dimensions", "4"), 2, "was not trained for shorter"),
+        (("--dimensions", "0"), 2, "above 0"),
+        (("--prompt-name", "refused"), 2, "unknown prompt"),
+        (("--prompt-name", "q", "--instruction", "i"), 2, "both"),
+        (("--model", "nosuch"), 2, "nosuch"),
+        (("--prompt-name", "fails"), 1, "engine failed"),
+    ],
+)
+@pytest.mark.parametrize("given", ["arguments", "stdin", "file"])
+def test_a_run_that_fails_before_its_first_row_leaves_nothing(
+    run, fake, tmp_path, wrong, code, words, given
+):
+    def answer_or_not(call, tensors):
+        if b"refused" in call.inputs.get("PROMPT_NAME", ()):
+            call.context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unknown prompt")
+        if b"fails" in call.inputs.get("PROMPT_NAME", ()):
+            call.context.abort(grpc.StatusCode.INTERNAL, "engine failed")
+
+    fake.otherwise = answer_or_not
+    (tmp_path / "in.txt").write_text("x\ny\n")
+    texts = {"arguments": ("x", "y"), "stdin": (), "file": ("--input", tmp_path / "in.txt")}[given]
+    command = ("embed", "--output", tmp_path / "a.npy", *texts)
+    stdin = b"x\ny\n" if given == "stdin" else None
+    failed, _, err = run(*command, *wrong, stdin=stdin)
+    assert failed == code
+    assert words in err
+    assert not (tmp_path / "a.npy.part").exists()
+    assert run(*command, stdin=stdin)[0] == 0  # the corrected command
+    assert np.array_equal(np.load(tmp_path / "a.npy"), vectors_of(["x", "y"]))
+
+
+def test_a_folder_that_was_there_before_stays(run, tmp_path):
+    part = tmp_path / "a.npy.part"
+    part.mkdir()
+    (part / "stdin.txt").write_text("of another run\n")
+    assert run("embed", "--output", tmp_path / "a.npy", "--dimensions", "4", "x")[0] == 2
+    assert part.is_dir()
+
+
+def test_stdin_that_is_no_text_leaves_nothing(run, tmp_path):
+    code, _, err = run("embed", "--output", tmp_path / "a.npy", stdin=b"fine\n\xff\n")
+    assert code == 2
+    assert "line 2 of stdin" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_stdin_into_a_file(run, tmp_path):
@@ -271,6 +323,7 @@ def test_wrong_inputs_are_wrong_usage_with_the_place(run, tmp_path, name, conten
         (("a", "--tls-ca", "missing.pem"), "root_certificates cannot be read"),
         (("a", "--ranges", "missing.npy"), "cannot be read"),
         (("a", "--dimensions", "4"), "was not trained for shorter"),
+        (("a", "--dimensions", "4"), "--force-dimensions"),
     ],
 )
 def test_wrong_usage(run, arguments, words):

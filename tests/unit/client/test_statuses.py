@@ -30,7 +30,7 @@ def test_every_status_of_grpc_is_mapped():
 @pytest.mark.parametrize("status", list(grpc.StatusCode), ids=lambda status: status.name)
 def test_a_status_gives_its_error_with_message_status_and_model(status):
     raised = InferenceServerException(msg="what happened", status=str(status))
-    error = error_of_triton(raised, model="m")
+    error = error_of_triton(raised, asked="m")
     assert type(error) is ERROR_OF_STATUS[status]
     assert isinstance(error, LasttokenError)
     assert error.status == status.name
@@ -63,14 +63,14 @@ def test_a_status_gives_its_error_with_message_status_and_model(status):
     ],
 )
 def test_the_message_refines_what_triton_says_in_one_status(status, message, kind):
-    assert type(error_of_status(grpc.StatusCode[status], message, model="m")) is kind
+    assert type(error_of_status(grpc.StatusCode[status], message, asked="m")) is kind
 
 
 def test_tritonclients_own_complaints_are_a_mismatch_and_other_errors_pass():
     complaint = InferenceServerException(msg="cannot read this")
-    assert type(error_of_triton(complaint, model="m")) is ProtocolMismatch
+    assert type(error_of_triton(complaint, asked="m")) is ProtocolMismatch
     with pytest.raises(KeyError):
-        error_of_triton(KeyError("not tritonclient's"), model="m")
+        error_of_triton(KeyError("not tritonclient's"), asked="m")
 
 
 def test_the_tree_in_the_docstring_is_the_tree():

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lasttoken import InvalidInput, LasttokenError, ModelUnavailable, ServerError
+from lasttoken import InvalidInput, LasttokenError, ModelNotFound, ModelUnavailable, ServerError
 from lasttoken.corpus import embed_corpus, engine
 from lasttoken.corpus.engine import BLOCKS_AHEAD
 from lasttoken.corpus.in_flight import InFlightLimit
@@ -94,6 +94,18 @@ def test_patience_ends_and_what_is_done_stays(options, fake, tmp_path):
     report = embed_corpus(options(rows_per_part=100, resume=True))
     assert report.resumed_parts >= 1
     check_output(tmp_path / "out", table)
+
+
+def test_a_server_that_lost_the_model_is_away_and_not_asked_wrongly(options, fake):
+    fake.first.extend([answer] * 3)
+    fake.otherwise = refuse(grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'm'")
+    with pytest.raises(ModelUnavailable, match=r"no server has answered for .*unknown model"):
+        embed_corpus(options(some_rows(1000), server_wait_s=1.0))
+
+
+def test_a_model_that_is_not_there_at_the_beginning_is_not_found(options):
+    with pytest.raises(ModelNotFound, match="nosuch"):
+        embed_corpus(options(some_rows(3), model="nosuch"))
 
 
 def test_several_servers_share_the_work(options, fake, tmp_path):

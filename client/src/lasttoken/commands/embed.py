@@ -14,8 +14,9 @@ import numpy as np
 from lasttoken.client import EmbeddingClient
 from lasttoken.commands.command import Command, add_server_arguments, say
 from lasttoken.commands.connection import connection_options
+from lasttoken.commands.only_model import only_model
 from lasttoken.embeddings import Embeddings
-from lasttoken.errors import InvalidInput, ModelNotFound
+from lasttoken.errors import InvalidInput
 from lasttoken.files.embed_file import FileRun, embed_file, spool
 from lasttoken.files.part_folder import PartFolder
 from lasttoken.files.text_source import DEFAULT_COLUMN, TextSource, text_lines
@@ -87,7 +88,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         return _to_file(arguments, connection, settings)
     texts = _texts(arguments)
-    model = arguments.model or _only_model(connection, arguments.timeout)
+    model = _model(arguments, connection)
     with EmbeddingClient(model=model, retry=_RETRY, **connection) as client:
         _to_stdout(client, texts, arguments, settings)
     return 0
@@ -118,6 +119,12 @@ def _texts(arguments: argparse.Namespace) -> Iterable[str]:
     return arguments.texts or text_lines(sys.stdin.buffer, "stdin")
 
 
+def _model(arguments: argparse.Namespace, connection: dict[str, Any]) -> str:
+    if arguments.model:
+        return str(arguments.model)
+    return only_model(connection, timeout_s=arguments.timeout)
+
+
 def _read_ranges(path: Path | None) -> Any:
     if path is None:
         return None
@@ -140,23 +147,23 @@ def _to_file(
         say(f"{output} is finished")
         return 0
     # Asked before the texts are read: a server that is not there is found out at once.
-    model = arguments.model or _only_model(connection, arguments.timeout)
-    paths = tuple(arguments.input)
-    if not paths:
-        paths = (spool(iter(_texts(arguments)), output),)
-    run = FileRun(
-        source=TextSource(paths=paths, column=arguments.column),
-        output=output,
-        settings=settings,
-        timeout_s=arguments.timeout,
-        priority=arguments.priority or "bulk",
-    )
-    with EmbeddingClient(model=model, on_truncation="ignore", **connection) as client:
-        try:
-            result = embed_file(client, run)
-        except KeyboardInterrupt:
+    model = _model(arguments, connection)
+    try:
+        with part.kept_if_it_has_rows():
+            paths = tuple(arguments.input) or (spool(iter(_texts(arguments)), output),)
+            run = FileRun(
+                source=TextSource(paths=paths, column=arguments.column),
+                output=output,
+                settings=settings,
+                timeout_s=arguments.timeout,
+                priority=arguments.priority or "bulk",
+            )
+            with EmbeddingClient(model=model, on_truncation="ignore", **connection) as client:
+                result = embed_file(client, run)
+    except KeyboardInterrupt:
+        if part.exists():
             say(f"interrupted; --resume goes on with {part.path}")
-            raise
+        raise
     _tell_truncated(result.truncated, result.rows - result.resumed)
     resumed = f", {result.resumed} of them from before" if result.resumed else ""
     say(f"wrote ({result.rows}, {result.width}) {arguments.output_dtype} to {output}{resumed}")
@@ -219,17 +226,6 @@ def _lines(texts: list[str], block: Embeddings, *, as_json: bool, as_table: bool
             yield f"{tokens:>5}{'+' if cut else ' '}  {first + more:<32}  {shown}"
         else:  # the shortest that gives the same number
             yield " ".join(str(number) for number in vector)
-
-
-def _only_model(connection: dict[str, Any], timeout_s: float) -> str:
-    with EmbeddingClient(retry=_RETRY, **connection) as client:
-        names = [model.name for model in client.list_models(timeout_s=timeout_s) if model.ready]
-    if len(names) == 1:
-        return names[0]
-    raise ModelNotFound(
-        f"{connection['url']} serves {', '.join(names) or 'no text-embedding model'}; name one "
-        "with --model"
-    )
 
 
 EMBED = Command(

@@ -6,20 +6,18 @@ import argparse
 import json
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lasttoken.client import EmbeddingClient
 from lasttoken.commands.command import EXIT_INTERRUPTED, Command, say
 from lasttoken.commands.connection import add_security_arguments, security_options
-from lasttoken.errors import InvalidInput, ModelNotFound
-from lasttoken.options import RetryPolicy
+from lasttoken.commands.only_model import only_model
+from lasttoken.errors import InvalidInput
 from lasttoken.progress import Progress
 
 if TYPE_CHECKING:
     from lasttoken.corpus import CorpusReport
     from lasttoken.corpus.run import Runner
 
-_RETRY = RetryPolicy(max_attempts=6)
 _ANY_RAY = "the cluster of RAY_ADDRESS, or one that is started on this machine"
 
 
@@ -103,7 +101,7 @@ def _run(arguments: argparse.Namespace) -> int:
     options = CorpusOptions(
         inputs=tuple(arguments.inputs),
         output=arguments.output,
-        model=arguments.model or _only_model(urls, security),
+        model=arguments.model or only_model({"url": urls[0], **security}),
         urls=tuple(urls),
         text_column=arguments.column,
         columns=None if arguments.columns is None else tuple(arguments.columns.split(",")),
@@ -151,16 +149,6 @@ class _Bar:
     def end(self) -> None:
         if self._progress is not None:
             self._progress.close()
-
-
-def _only_model(urls: list[str], security: dict[str, Any]) -> str:
-    with EmbeddingClient(urls[0], retry=_RETRY, **security) as client:
-        names = [model.name for model in client.list_models() if model.ready]
-    if len(names) == 1:
-        return names[0]
-    raise ModelNotFound(
-        f"{urls[0]} serves {', '.join(names) or 'no text-embedding model'}; name one with --model"
-    )
 
 
 def _tell(report: CorpusReport, arguments: argparse.Namespace) -> None:

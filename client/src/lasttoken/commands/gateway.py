@@ -39,7 +39,11 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_option(parser, "host", "address to bind", "127.0.0.1")
     _add_option(parser, "port", "port to bind, 0 for a free one", "8080", type=int)
-    _add_option(parser, "default-model", "model of requests that name none; else the only one")
+    _add_option(
+        parser, "default-model",
+        "model of requests that name none; without it the only one that is served, and with "
+        "several such requests are refused",
+    )  # fmt: skip
     parser.add_argument(
         "--alias",
         action="append",

@@ -178,7 +178,9 @@ class ServerPool:
     def _check_patience(self, error: LasttokenError) -> None:
         waited_s = time.monotonic() - self._last_answer
         if waited_s >= self._options.server_wait_s:
-            raise type(error)(
+            # The model was there when the run began: who has lost it is away.
+            kind = ModelUnavailable if isinstance(error, ModelNotFound) else type(error)
+            raise kind(
                 f"no server has answered for {waited_s:.0f} s; the last one said: {error}",
                 status=error.status,
             ) from error

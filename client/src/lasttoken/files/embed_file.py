@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,10 @@ def embed_file(client: EmbeddingClient, run: FileRun) -> FileResult:
     width = empty.shape[1]
     part = PartFolder(run.output)
     part.make()
-    done = part.begin(_state(run, info), empty.dtype, width)
-    progress = Progress(run.source.count(), done=done)
-    try:
-        truncated, rows = _embed_rest(client, run, part, done, progress)
-    finally:
-        progress.close()
-        part.close()
+    with closing(part):
+        done = part.begin(_state(run, info), empty.dtype, width)
+        with closing(Progress(run.source.count(), done=done)) as progress:
+            truncated, rows = _embed_rest(client, run, part, done, progress)
     write_vectors(
         run.output,
         part.chunks(rows),

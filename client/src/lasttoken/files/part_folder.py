@@ -15,6 +15,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +29,7 @@ _CHUNK_BYTES = 8 * 2**20
 
 
 class PartFolder:
-    """The folder beside an output file; a context that leaves it as it is."""
+    """The folder beside an output file."""
 
     def __init__(self, output: Path) -> None:
         """Say which output file it belongs to; nothing is made."""
@@ -42,6 +43,22 @@ class PartFolder:
     def exists(self) -> bool:
         """Whether a run was begun and not finished."""
         return self._state_path.exists()
+
+    @contextmanager
+    def kept_if_it_has_rows(self) -> Iterator[None]:
+        """Remove the folder when the run that made it fails and has no row in it.
+
+        There is nothing to go on with, and the state of a run that was refused would stand in the
+        way of the corrected one.
+        """
+        was_there = self.path.exists()
+        try:
+            yield
+        except BaseException:
+            has_rows = self._rows_path.exists() and self._rows_path.stat().st_size > 0
+            if not (was_there or has_rows):
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def make(self) -> None:
         """Make the folder, without a state."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lasttoken.gateway.dialect import Dialect, number_rows_schema
 from lasttoken.gateway.embedding_core import Embedded, EmbedJob
 from lasttoken.gateway.exchange import Exchange
-from lasttoken.gateway.openai_shapes import Dimensions
+from lasttoken.gateway.openai_shapes import Dimensions, ModelName
 from lasttoken.gateway.prompt_choice import PromptChoice
 from lasttoken.gateway.refusals import Refusal, invalid
 from lasttoken.gateway.vector_json import array_pieces, base64_text, dumps
@@ -40,7 +40,7 @@ class CohereInput(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 class CohereRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A request of Cohere's."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1)]
+    model: ModelName = None
     input_type: Literal["search_document", "search_query", "classification", "clustering", "image"]
     texts: list[str] | None = None
     inputs: list[CohereInput] | None = None

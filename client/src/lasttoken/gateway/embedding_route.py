@@ -32,6 +32,11 @@ from lasttoken.gateway.refusals import (
 )
 
 _FIELD = re.compile(r"at `\$\.(\w+)")
+_ESCAPES = re.compile(
+    rb"\\u(?i:d[89ab][0-9a-f]{2})\\u(?i:d[c-f][0-9a-f]{2})|(\\u(?i:d[89a-f][0-9a-f]{2}))|\\.",
+    re.DOTALL,
+)
+"""Escapes of a JSON text: a pair of surrogates, half of one (as the group), any other."""
 
 
 class EmbeddingRoute:
@@ -106,6 +111,12 @@ class EmbeddingRoute:
             field = _FIELD.search(str(error))
             raise invalid(str(error), param=field[1] if field else None) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            half = next(filter(None, (escape[1] for escape in _ESCAPES.finditer(body))), None)
+            if half is not None:  # the decoder's own words are of truncated data
+                raise invalid(
+                    f"the request holds {half.decode()}, an unpaired surrogate and no character; "
+                    "send both halves of the pair, or leave it out"
+                ) from None
             raise invalid(f"the request is not JSON: {error}") from None
 
     def _refused(self, refusal: Refusal, exchange: Exchange) -> Response:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from lasttoken.gateway.dialect import Dialect, inputs_of, number_rows_schema
 from lasttoken.gateway.embedding_core import Embedded, EmbedJob
 from lasttoken.gateway.exchange import Exchange
-from lasttoken.gateway.openai_shapes import Dimensions
+from lasttoken.gateway.openai_shapes import Dimensions, ModelName
 from lasttoken.gateway.refusals import Refusal
 from lasttoken.gateway.vector_json import array_pieces, dumps
 
@@ -22,7 +22,7 @@ from lasttoken.gateway.vector_json import array_pieces, dumps
 class OllamaRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A request of Ollama's; `options` and `keep_alive` are about its engine and are ignored."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1)]
+    model: ModelName = None
     input: str | list[str]
     truncate: bool | None = None
     dimensions: Dimensions | None = None
@@ -33,7 +33,8 @@ class OllamaRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
 def _job(payload: OllamaRequest) -> EmbedJob:
     return EmbedJob(
         inputs=inputs_of(payload.input, param="input"),
-        model=payload.model.removesuffix(":latest"),  # Ollama's tag of a model without one
+        # Ollama's tag of a model without one
+        model=payload.model and payload.model.removesuffix(":latest"),
         dimensions=payload.dimensions,
         refuse_long=payload.truncate is False,
     )
@@ -48,7 +49,7 @@ def _answer(payload: OllamaRequest, embedded: Embedded, exchange: Exchange) -> I
     return array_pieces(
         embedded.vectors,
         lambda _, row: row,
-        before=b'{"model":' + dumps(payload.model) + b',"embeddings":',
+        before=b'{"model":' + dumps(payload.model or embedded.model.name) + b',"embeddings":',
         after=b"," + dumps(after)[1:],
     )
 

@@ -27,7 +27,7 @@ def _job(payload: EmbeddingsRequest) -> EmbedJob:
         ),
         dimensions=payload.dimensions,
         refuse_long=payload.truncate is False,
-        priority=payload.priority,
+        priority=payload.priority or "interactive",
     )
 
 
@@ -37,7 +37,7 @@ def _answer(
     exchange: Exchange,  # noqa: ARG001
 ) -> Iterator[bytes]:
     after: dict[str, Any] = {
-        "model": payload.model,
+        "model": payload.model or embedded.model.name,
         "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
     }
     if embedded.truncated.any():  # an extension: what was cut should not go unsaid

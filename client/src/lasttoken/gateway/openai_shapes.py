@@ -23,21 +23,28 @@ Texts = Annotated[
 Dimensions = Annotated[
     int, msgspec.Meta(ge=1, description="Sizes that the model was trained for; else 400.")
 ]
+ModelName = Annotated[
+    Annotated[str, msgspec.Meta(min_length=1)] | None,
+    msgspec.Meta(description="Left out: the gateway's default model, or the only one."),
+]
 
 
 class EmbeddingsRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """`POST /v1/embeddings`; the fields behind `user` are extensions."""
+    """`POST /v1/embeddings`; the fields behind `user` are extensions.
+
+    OpenAI requires `model`. Here it may be left out, and null stands for a field left out.
+    """
 
     input: Texts
-    model: Annotated[str, msgspec.Meta(min_length=1)]
-    encoding_format: Literal["float", "base64"] = "float"
+    model: ModelName = None
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Dimensions | None = None
     user: str | None = None
     prompt_name: str | None = None
     input_type: str | None = None
     instruction: str | None = None
     truncate: bool | None = None
-    priority: Priority = "interactive"
+    priority: Priority | None = None
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:

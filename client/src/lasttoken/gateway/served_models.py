@@ -12,7 +12,7 @@ from lasttoken.async_client import AsyncEmbeddingClient
 from lasttoken.embeddings import ModelInfo
 from lasttoken.errors import LasttokenError
 from lasttoken.gateway.prompt_choice import INPUT_TYPES, PromptChoice
-from lasttoken.gateway.refusals import NOT_FOUND, Refusal, invalid
+from lasttoken.gateway.refusals import NOT_FOUND, UNAVAILABLE, Refusal, invalid
 from lasttoken.gateway.settings import GatewaySettings
 from lasttoken.gateway.token_ids import TokenContract
 from lasttoken.gateway.token_steps import EncoderStep, TokenizerStep
@@ -105,7 +105,8 @@ class ModelDirectory:
                 prompt or an input type; None for the default model.
 
         Raises:
-            Refusal: 404: there is no such model; 400: none is named, and there are several.
+            Refusal: 404: there is no such model; 400: none is named, and there are several; 503:
+                none is named, and there is none.
             LasttokenError: The server could not be asked.
         """
         await self._fresh(LIST_AGE_S)
@@ -115,16 +116,7 @@ class ModelDirectory:
             found = self._look_up(name)
         if found is not None:
             return found
-        known = sorted(self._models)
-        if name is None:
-            raise invalid(
-                f"no model is named and there are several; name one of {known}", param="model"
-            )
-        raise Refusal(
-            NOT_FOUND,
-            f"the model {name!r} does not exist; there is {', '.join(known) or 'none at present'}",
-            param="model",
-        )
+        raise self._not_found(name)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -135,8 +127,24 @@ class ModelDirectory:
             await model.tokenizer.close()
             await model.encoder.close()
 
+    def _not_found(self, name: str | None) -> Refusal:
+        known = sorted(self._models)
+        there = f"there is {', '.join(known) or 'none at present'}"
+        default = self._settings.default_model
+        if name is not None:
+            return Refusal(NOT_FOUND, f"the model {name!r} does not exist; {there}", param="model")
+        if default is not None:
+            words = f"no model is named, and the default one, {default!r}, does not exist; {there}"
+            return Refusal(NOT_FOUND, words, param="model")
+        if not known:
+            return Refusal(UNAVAILABLE, "the server has no model that is ready; try again later")
+        return invalid(
+            f"no model is named and there are several; name one of {known}", param="model"
+        )
+
     def _look_up(self, name: str | None) -> tuple[ServedModel, PromptChoice] | None:
-        name = name or self._settings.default_model
+        if name is None:
+            name = self._settings.default_model
         if name is None:
             only = next(iter(self._models.values())) if len(self._models) == 1 else None
             return None if only is None else (only, PromptChoice())
