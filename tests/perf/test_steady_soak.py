@@ -44,6 +44,8 @@ def test_a_deck_holds_every_kind_by_every_way_in_its_share():
     for deck in (requests[:size], requests[size : 2 * size], requests[2 * size :]):
         counts = Counter((request.kind, request.way) for request in deck)
         assert counts == {(kind, way): kind.share for kind in KINDS for way in WAYS}
+    pairs = zip(requests[::2], requests[1::2], strict=True)
+    assert all({first.way, second.way} == set(WAYS) for first, second in pairs)
     assert all(request.text.startswith(request.kind.distribution) for request in requests)
     assert requests == list(itertools.islice(endless_requests(texts, seed=1), 3 * size))
     assert {request.text for request in requests if request.kind is QUERY} == set(texts["queries"])

@@ -46,20 +46,23 @@ class Request:
 def endless_requests(texts: Mapping[str, Sequence[str]], *, seed: int) -> Iterator[Request]:
     """Yield requests for ever.
 
-    They come in shuffled decks that hold every kind by every way as often as its share says, so
-    that two stretches of time get the same work within a deck, however few documents there are.
+    They come in shuffled decks that hold every kind by every way as often as its share says, the
+    ways in turn, so that two stretches of time get the same work within a deck, however few
+    documents there are, and a short one has both ways.
 
     Args:
         texts: Texts of each distribution.
         seed: Decides order and texts.
     """
     randomness = random.Random(seed)
-    deck = [(kind, way) for kind in KINDS for way in WAYS for _ in range(kind.share)]
+    decks = [[kind for kind in KINDS for _ in range(kind.share)] for _ in WAYS]
     while True:
-        randomness.shuffle(deck)
-        for kind, way in deck:
-            text = randomness.choice(texts[kind.distribution])
-            yield Request(kind=kind, way=way, text=text)
+        for deck in decks:
+            randomness.shuffle(deck)
+        for kinds in zip(*decks, strict=True):
+            for kind, way in zip(kinds, WAYS, strict=True):
+                text = randomness.choice(texts[kind.distribution])
+                yield Request(kind=kind, way=way, text=text)
 
 
 def poisson_times_s(rate_per_s: float, seconds: float, *, seed: int) -> list[float]:
