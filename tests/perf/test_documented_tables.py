@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from lasttoken_perf.client_bench import table as client_table
+from lasttoken_perf.commands.overload import bars_table
 from lasttoken_perf.commands.peers import peers_table
 from lasttoken_perf.modelopt.table import render as modelopt_table
 from lasttoken_perf.plan.published_claims import check_claims
 from lasttoken_perf.plan.render import claims_table
 from lasttoken_perf.plan_sizes import plans_table
 from lasttoken_perf.precisions.table import render as precisions_table
+from lasttoken_perf.quality_served import figures_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 MEASUREMENTS = DOCS / "measurements"
@@ -41,6 +43,9 @@ def missing_tables(lines, page):
         ("precisions.json", precisions_table, "precisions.md"),
         ("modelopt.json", modelopt_table, "../precisions.md"),
         ("client-overhead.json", client_table, "clients.md"),
+        ("overload.json", lambda result: bars_table(result["bars"]), "overload.md"),
+        ("overload-avx2.json", lambda result: bars_table(result["bars"]), "overload.md"),
+        ("quality-smollm2.json", lambda result: figures_table(result["rows"]), "README.md"),
     ],
 )
 def test_a_table_is_that_of_its_result(result, table, page):

@@ -11,15 +11,15 @@ from lasttoken_perf.plan.calibration import load_calibration, points_of_result
 from lasttoken_perf.plan.model_account import model_account
 from lasttoken_perf.plan.prices import TIERS, cheapest, load_prices
 from lasttoken_perf.plan.request import PlanRequest, TextLengths, read_lengths, text_lengths
+from planner_files import PRICE_HEADING, calibration_point
 
-HEADING = "gpu,provider,tier,usd_per_hour,listed,source\n"
 DIGITS = "9" * 400
 ROOT = Path(__file__).parents[2]
 
 
 def prices(tmp_path, *rows):
     file = tmp_path / "prices.csv"
-    file.write_text(HEADING + "\n".join(rows) + "\n")
+    file.write_text(PRICE_HEADING + "\n".join(rows) + "\n")
     return load_prices(file)
 
 
@@ -86,14 +86,6 @@ def points(tmp_path, text):
     return load_calibration(file)
 
 
-def point(**changes):
-    values = {
-        "gpu": "H200", "model": "e5-mistral-7b-instruct", "precision": "fp16",
-        "tokens_per_s": 40_000, "basis": "measured", "source": "a run",
-    }  # fmt: skip
-    return {**values, **changes}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -109,13 +101,13 @@ def point(**changes):
 )
 def test_a_bad_point_is_refused_with_file_and_number(tmp_path, changes, message):
     with pytest.raises(InvalidCalibration, match=f"points.json', point 2: .*{message}"):
-        points(tmp_path, json.dumps([point(), point(**changes)]))
+        points(tmp_path, json.dumps([calibration_point(), calibration_point(**changes)]))
 
 
 def test_a_point_of_a_broken_folder_is_refused_with_file_and_number(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InvalidCalibration, match=r"points.json', point 1: model: .*architecture"):
-        points(tmp_path, json.dumps([point(model=str(tmp_path))]))
+        points(tmp_path, json.dumps([calibration_point(model=str(tmp_path))]))
 
 
 @pytest.mark.parametrize("text", ["[3]", '[{"gpu": "H200"}]'])

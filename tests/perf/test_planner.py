@@ -16,8 +16,7 @@ from lasttoken_perf.plan.prices import cheapest, load_prices
 from lasttoken_perf.plan.published_claims import check_claims
 from lasttoken_perf.plan.replicas import plan_replicas
 from lasttoken_perf.plan.request import PlanRequest, TextLengths, text_lengths
-
-HEADING = "gpu,provider,tier,usd_per_hour,listed,source\n"
+from planner_files import PRICE_HEADING, calibration_point
 
 
 def request(**changes):
@@ -61,7 +60,7 @@ def test_a_tight_objective_takes_more_replicas_until_none_will_do():
 
 def test_costs_follow_from_price_replicas_and_load(tmp_path):
     file = tmp_path / "prices.csv"
-    file.write_text(HEADING + "H100-SXM,Here,on-demand,2.5,2026-11,a page\n")
+    file.write_text(PRICE_HEADING + "H100-SXM,Here,on-demand,2.5,2026-11,a page\n")
     plan = plans(request(texts_per_s=500), load_prices(file))["H100-SXM", "fp16"]
     assert plan.replicas.replicas == 5
     assert plan.cost_per_hour.value == 12.5
@@ -72,7 +71,7 @@ def test_costs_follow_from_price_replicas_and_load(tmp_path):
 
 def test_what_can_be_reclaimed_is_said_and_can_be_left_out(tmp_path):
     file = tmp_path / "prices.csv"
-    file.write_text(HEADING + "L4,A,spot,0.2,2026-11,x\nL4,B,on-demand,0.7,2026-11,x\n")
+    file.write_text(PRICE_HEADING + "L4,A,spot,0.2,2026-11,x\nL4,B,on-demand,0.7,2026-11,x\n")
     prices = load_prices(file)
     assert cheapest(prices, "L4", reclaimable=True).reclaimable
     assert cheapest(prices, "L4", reclaimable=False).provider == "B"
@@ -84,7 +83,7 @@ def test_what_can_be_reclaimed_is_said_and_can_be_left_out(tmp_path):
 )
 def test_a_bad_price_names_its_line(tmp_path, row):
     file = tmp_path / "prices.csv"
-    file.write_text(f"{HEADING}{row}\n")
+    file.write_text(f"{PRICE_HEADING}{row}\n")
     with pytest.raises(InvalidPrices, match="line 2"):
         load_prices(file)
 
@@ -101,14 +100,6 @@ def test_the_shipped_prices_have_date_and_source():
     assert all(price.listed and price.source for price in load_prices())
 
 
-def point(**changes):
-    values = {
-        "gpu": "H200", "model": "e5-mistral-7b-instruct", "precision": "fp16",
-        "tokens_per_s": 40_000, "basis": "measured", "source": "a run",
-    }  # fmt: skip
-    return {**values, **changes}
-
-
 def calibration(tmp_path, *points):
     file = tmp_path / "points.json"
     file.write_text(json.dumps(points))
@@ -116,7 +107,9 @@ def calibration(tmp_path, *points):
 
 
 def test_a_measured_point_of_the_same_shape_overrides_the_roofline(tmp_path):
-    points = calibration(tmp_path, point(basis="published", tokens_per_s=1), point())
+    points = calibration(
+        tmp_path, calibration_point(basis="published", tokens_per_s=1), calibration_point()
+    )
     found = plans(request(precisions=("fp16", "bf16")), points=points)
     assert found["H200", "fp16"].rate.value == 40_000
     assert found["H200", "fp16"].rate.basis.value == "measured"
@@ -128,7 +121,7 @@ def test_a_measured_point_of_the_same_shape_overrides_the_roofline(tmp_path):
 
 def test_a_point_scales_the_arithmetic_of_one_text_but_not_its_reading_of_the_weights(tmp_path):
     def plan(rate):
-        points = calibration(tmp_path, point(gpu="L40S", tokens_per_s=rate))
+        points = calibration(tmp_path, calibration_point(gpu="L40S", tokens_per_s=rate))
         return plans(request(), points=points)["L40S", "fp16"]
 
     # The figures of docs/capacity.md.
@@ -171,7 +164,7 @@ def test_the_longest_text_waits_as_any_other_and_takes_its_own_time():
 )
 def test_a_bad_point_is_refused(tmp_path, changes):
     with pytest.raises(InvalidCalibration):
-        calibration(tmp_path, point(**changes))
+        calibration(tmp_path, calibration_point(**changes))
 
 
 def test_what_does_not_fit_says_what_it_needs():

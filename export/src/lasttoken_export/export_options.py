@@ -97,6 +97,9 @@ class ExportOptions:
 def check_triton_name(name: str) -> None:
     """Refuse a name that is no folder's, or that would be a step's of another model.
 
+    Args:
+        name: Wanted for the ensemble.
+
     Raises:
         InvalidOption: It is one of these.
     """

@@ -5,11 +5,7 @@ from __future__ import annotations
 import re
 
 from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
-from lasttoken_export.checkpoint import (
-    ModelFiles,
-    SafetensorsFolder,
-    TransformersFolder,
-)
+from lasttoken_export.checkpoint import ModelFiles, SafetensorsFolder, TransformersFolder
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.folder_contract import entry_of_folder
 
@@ -38,9 +34,12 @@ def find_entry(model: str, like: str | None, checkpoint: ModelFiles) -> Catalogu
     if like is None and isinstance(checkpoint, SafetensorsFolder | TransformersFolder):
         return entry_of_folder(checkpoint.folder, checkpoint)
     if like is None:
-        names = {_plain(name) for name in getattr(checkpoint, "names_of_model", list)()}
+        from lasttoken_export.checkpoint import GgufFile  # seconds, which a folder need not take
+
+        names = checkpoint.names_of_model() if isinstance(checkpoint, GgufFile) else ()
+        plain = {_plain(name) for name in names}
         for hub_id, entry in by_hub_id.items():
-            if _plain(hub_id.rpartition("/")[2]) in names:
+            if _plain(hub_id.rpartition("/")[2]) in plain:
                 return entry
     raise InvalidOption(
         f"{like or model!r} is not in the catalogue; say which model's tokenizer contract and "

@@ -109,6 +109,22 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return ranks
 
 
+def figures_table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a table of the figures, a row a precision."""
+    return [
+        "| precision | nDCG@10 | change from fp32 | top-10 overlap | cosine mean | minimum | "
+        "similarity, rank correlation |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {row['precision']} | {row['ndcg_at_10']:.4f} | {row['ndcg_change']:+.2%} ± "
+            f"{row['ndcg_change_error']:.2%} | {row['top10_overlap']:.3f} | "
+            f"{row['mean_cosine']:.5f} | {row['minimum_cosine']:.5f} | "
+            f"{row['similarity_spearman']:.5f} |"
+            for row in rows
+        ),
+    ]
+
+
 def render(
     rows: Sequence[Row],
     published: Sequence[Mapping[str, object]],
@@ -120,16 +136,8 @@ def render(
     line(f"Measured on {task.name}: {len(task.queries)} queries, {len(task.documents)} documents "
          f"({task.source}), served by a real Triton")  # fmt: skip
     line("")
-    line("| precision | nDCG@10 | change from fp32 | top-10 overlap | cosine mean | minimum | "
-         "similarity, rank correlation |")  # fmt: skip
-    line("|---|---:|---:|---:|---:|---:|---:|")
-    for row in rows:
-        line(
-            f"| {row['precision']} | {row['ndcg_at_10']:.4f} | {row['ndcg_change']:+.2%} ± "
-            f"{row['ndcg_change_error']:.2%} | {row['top10_overlap']:.3f} | "
-            f"{row['mean_cosine']:.5f} | {row['minimum_cosine']:.5f} | "
-            f"{row['similarity_spearman']:.5f} |"
-        )
+    for text in figures_table(rows):
+        line(text)
     line("")
     for text in published_lines(published):
         line(text)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from lasttoken_export.catalogue import load_catalogue
 from lasttoken_export.checkpoint import TransformersFolder, open_model
 from lasttoken_export.commands.calibration_arguments import layer_progress
-from lasttoken_export.commands.quality_arguments import print_quality, text_progress
+from lasttoken_export.commands.quality_arguments import text_progress
+from lasttoken_export.commands.quality_output import print_quality
 from lasttoken_export.export_options import ExportOptions
 from lasttoken_export.model_entry import find_entry
 from lasttoken_export.tensorrt.arguments import plan_progress

@@ -20,7 +20,7 @@ from lasttoken_export.tensorrt.arguments import add_plan_arguments, plan_choices
 
 
 def export_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
+    """Return the parser of what stands behind ``lasttoken-export``."""
     parser = argparse.ArgumentParser(
         prog="lasttoken-export",
         description="Export a text-embedding model as a self-contained Triton model repository.",
@@ -75,6 +75,10 @@ def export_parser() -> argparse.ArgumentParser:
 
 def export_options(options: argparse.Namespace, cache_folder: Path | None) -> ExportOptions:
     """Return what the arguments say.
+
+    Args:
+        options: Of `export_parser`.
+        cache_folder: None for the default.
 
     Raises:
         InvalidOption: They contradict each other, or a value is none.

@@ -10,7 +10,8 @@ from pathlib import Path
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.catalogue import load_catalogue
 from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
-from lasttoken_export.commands.quality_arguments import print_quality, text_progress
+from lasttoken_export.commands.quality_arguments import text_progress
+from lasttoken_export.commands.quality_output import print_quality
 from lasttoken_export.errors import InvalidOption, QualityGateMissed
 from lasttoken_export.golden_scores import check_golden_scores
 from lasttoken_export.graph.packed_graph import EmbeddingContract

@@ -55,8 +55,8 @@ def calibrate_model(
 ) -> Calibration:
     """Calibrate a precision, or find what an earlier call with the same arguments left.
 
-    Memory: one layer's weights in float32, the hidden states of all tokens, a square matrix of each
-    linear layer's inputs, and one of them in float64 (docs/measurements/README.md).
+    Memory: one layer's weights in float32, the hidden states of all tokens, half a square matrix of
+    each linear layer's inputs, and one of them whole in float64 (docs/measurements/README.md).
 
     Args:
         checkpoint: The weights.

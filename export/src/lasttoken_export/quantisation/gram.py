@@ -39,7 +39,7 @@ class Gram:
             strip += values[:, start:].T @ values[:, start : start + strip.shape[1]]
 
     def take(self) -> FloatMatrix:
-        """Return the whole of it, ``[in, in]``; once, as each strip goes when it is copied."""
+        """Return the whole of it, ``[in, in]`` float64; once, as strips go when they are copied."""
         matrix = np.empty((self._size, self._size), np.float64)
         while self._strips:
             strip = self._strips.pop()
@@ -50,7 +50,7 @@ class Gram:
 
 
 def strips_of(matrix: FloatMatrix) -> Iterator[tuple[slice, FloatMatrix]]:
-    """Yield the matrix's rows, some at a time, and which they are."""
+    """Yield the rows of ``[n, n]``, some at a time, and which they are: views, to be changed."""
     for start in range(0, len(matrix), _STRIP):
         rows = slice(start, min(start + _STRIP, len(matrix)))
         yield rows, matrix[rows]
@@ -69,7 +69,12 @@ def subtract_common(matrix: FloatMatrix, mean: Floats, weight: float) -> None:
 
 
 def reorder(matrix: FloatMatrix, order: NDArray[np.int64]) -> None:
-    """Put rows and columns into an order, in place."""
+    """Put rows and columns into an order, in place.
+
+    Args:
+        matrix: ``[n, n]``, rows contiguous.
+        order: ``[n]`` where each new row and column was.
+    """
     for row in matrix:
         row[:] = row[order]
     moved = np.zeros(len(matrix), np.bool_)

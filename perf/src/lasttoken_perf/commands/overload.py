@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from lasttoken_perf.command import Command, cache_folder, positive_number, say, whole_number
@@ -66,18 +67,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             say=say,
         )
     found = {name: spread(values) for name, values in bars(result["rows"]).items()}
-    print(
-        "\n".join(
-            markdown_table(
-                ["figure", "median", "min", "max"],
-                (
-                    [name, *(f"{value[key]:.2f}" for key in ("median", "min", "max"))]
-                    for name, value in found.items()
-                ),
-            )
-        )
-    )
+    print("\n".join(bars_table(found)))
     return {**result, "bars": found}
+
+
+def bars_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the lines of a result's ``bars``: median, least and largest of each figure."""
+    rows = (
+        [name, *(f"{value[key]:.2f}" for key in ("median", "min", "max"))]
+        for name, value in found.items()
+    )
+    return list(markdown_table(["figure", "median", "min", "max"], rows))
 
 
 COMMAND = Command(

@@ -7,7 +7,7 @@ import pytest
 
 from lasttoken_export import cli, exporter
 from lasttoken_export.checkpoint import open_checkpoint
-from lasttoken_export.commands.quality_arguments import print_quality
+from lasttoken_export.commands.quality_output import print_quality
 from lasttoken_export.errors import (
     InvalidOption,
     ModelNotFound,
