@@ -1,34 +1,33 @@
 """Every module of `commands` is a subcommand, and only the command line catches errors."""
 
 import json
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
-from lasttoken_perf import cli
+from lasttoken_perf import cli, commands
 from lasttoken_perf.command import Command
 from lasttoken_perf.errors import WrongAnswer
 
 
-def test_every_command_has_its_help(capsys):
-    commands = cli.commands_for(None)
-    names = [command.name for command in commands]
-    assert {"bench", "export", "soak"} <= set(names)
-    assert len(set(names)) == len(names)
-    for command in commands:
-        assert cli.commands_for(command.name) == [command]
+def test_every_module_is_a_command_with_its_help(capsys):
+    modules = {module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)}
+    assert set(commands.SUMMARIES) == modules
+    for name, summary in commands.SUMMARIES.items():
         with pytest.raises(SystemExit) as ended:
-            cli.main([command.name, "--help"])
+            cli.main([name, "--help"])
         assert ended.value.code == 0
-        assert command.summary.split()[0] in capsys.readouterr().out
+        assert summary.split()[0] in capsys.readouterr().out
 
 
 @pytest.fixture
 def only_command(monkeypatch):
     def install(run):
-        command = Command(name="x", summary="x", add_arguments=lambda parser: None, run=run)
-        monkeypatch.setattr(cli, "commands_for", lambda word: [command])
+        command = Command(add_arguments=lambda parser: None, run=run)
+        monkeypatch.setattr(commands, "SUMMARIES", {"x": "x"})
+        monkeypatch.setattr(cli, "load_command", lambda name: command)
 
     return install
 
@@ -56,14 +55,26 @@ def test_bad_usage_ends_with_2():
     assert ended.value.code == 2
 
 
-def test_a_command_does_not_wait_for_what_others_import():
-    program = "import sys; from lasttoken_perf import cli\n"
-    program += "try: cli.main(['plan', '--help'])\n"
+def loaded_modules(words):
+    """What a command line's words print, and the modules that are loaded by then."""
+    program = f"import sys; from lasttoken_perf import cli\ntry: cli.main({words})\n"
     program += "except SystemExit: print('loaded', *sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert "--efficiency" in done.stdout
-    loaded = done.stdout.rpartition("loaded ")[2].split()
+    printed, _, loaded = done.stdout.rpartition("loaded ")
+    return printed + done.stderr, set(loaded.split())
+
+
+def test_a_command_does_not_wait_for_what_others_import():
+    printed, loaded = loaded_modules(["plan", "--help"])
+    assert "--efficiency" in printed
     assert "lasttoken_perf.commands.plan" in loaded
-    assert not {"onnx_ir", "onnxruntime", "lasttoken_perf.commands.bench"} & set(loaded)
+    assert not {"onnx_ir", "onnxruntime", "lasttoken_perf.commands.bench"} & loaded
+
+
+@pytest.mark.parametrize("words", [["--help"], ["no-such-command"], []])
+def test_the_list_of_commands_imports_none(words):
+    printed, loaded = loaded_modules(words)
+    assert "gateway-overhead" in printed or not words
+    assert not [name for name in loaded if name.startswith("lasttoken_perf.commands.")]

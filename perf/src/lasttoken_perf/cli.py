@@ -1,13 +1,12 @@
 """The command ``lasttoken-perf``: results to stdout, what is being done to stderr.
 
-Every module of `lasttoken_perf.commands` is a subcommand: it has one `COMMAND`.
+Every module of `lasttoken_perf.commands` is a subcommand, and is imported for that one alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,32 +34,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def commands_for(word: str | None) -> list[Command]:
-    """Return the subcommand of a name, or all in order of their names where there is none of it.
-
-    All of them take seconds to import: what measures exports imports what builds graphs.
-    """
-    modules = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-    named = [name for name in modules if name.replace("_", "-") == word]
-    return [
-        importlib.import_module(f"{commands.__name__}.{name}").COMMAND for name in named or modules
-    ]
+def load_command(name: str) -> Command:
+    """Import the subcommand of this name: what measures exports imports what builds graphs."""
+    module = importlib.import_module(f"{commands.__name__}.{name.replace('-', '_')}")
+    command: Command = module.COMMAND
+    return command
 
 
 def _parser(word: str | None) -> argparse.ArgumentParser:
+    """Return the parser in which the subcommand `word`, and no other, has its arguments."""
     parser = argparse.ArgumentParser(
         prog="lasttoken-perf", description=(__doc__ or "").partition("\n")[0]
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in commands_for(word):
-        subparser = subparsers.add_parser(
-            command.name, help=command.summary, description=command.summary
-        )
-        subparser.add_argument(
-            "--output", type=Path, metavar="FILE", help="write the result to this file as JSON"
-        )
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+    for name, summary in commands.SUMMARIES.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == word:
+            subparser.add_argument(
+                "--output", type=Path, metavar="FILE", help="write the result to this file as JSON"
+            )
+            command = load_command(name)
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
     return parser
 
 

@@ -15,18 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One subcommand.
+    """One subcommand; its name and what the help says of it are `commands.SUMMARIES`'.
 
     Attributes:
-        name: What the user types.
-        summary: One line for the help.
         add_arguments: Puts its arguments on its parser; ``--output`` is there already.
         run: Does the work, prints the result to stdout and returns what ``--output`` writes as
             JSON. A `PerfError` is shown without a traceback and ends with exit code 1.
     """
 
-    name: str
-    summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], dict[str, Any]]
 

@@ -37,9 +37,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-COMMAND = Command(
-    name="client",
-    summary="vectors a second and processor time of clients, with an encoder that costs nothing",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -47,9 +47,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-COMMAND = Command(
-    name="export",
-    summary="export of a full-size random checkpoint: time, peak memory, bytes",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -118,9 +118,4 @@ def _about(model: str, machine: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-COMMAND = Command(
-    name="faults",
-    summary="kill, corrupt and restart a live local server under load; what callers see",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -46,9 +46,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-COMMAND = Command(
-    name="gateway-overhead",
-    summary="what the gateway costs beside raw gRPC, with an instant encoder",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -72,9 +72,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-COMMAND = Command(
-    name="gpu",
-    summary="random weights of SFR's shape on one GPU: ceilings, parity, engines, peers, served",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

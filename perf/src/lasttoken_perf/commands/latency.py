@@ -74,9 +74,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return take("latency", options, concurrencies=options.concurrency)
 
 
-COMMAND = Command(
-    name="latency",
-    summary="latency of single requests by length, measured by perf_analyzer",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -57,9 +57,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-COMMAND = Command(
-    name="modelopt",
-    summary="our calibration against nvidia-modelopt's, each in what it makes of fp32's vectors",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

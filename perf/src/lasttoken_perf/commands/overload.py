@@ -80,9 +80,4 @@ def bars_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     return list(markdown_table(["figure", "median", "min", "max"], rows))
 
 
-COMMAND = Command(
-    name="overload",
-    summary="beyond the sustained load: goodput, refusals, interactive requests beside bulk",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -89,9 +89,4 @@ def peers_table(result: dict[str, Any]) -> Iterator[str]:
     )
 
 
-COMMAND = Command(
-    name="peers",
-    summary="against sentence-transformers, transformers, optimum, Infinity and llama.cpp",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

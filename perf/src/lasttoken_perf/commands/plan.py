@@ -174,9 +174,4 @@ def _lengths(options: argparse.Namespace, model: ModelAccount) -> TextLengths:
     return TextLengths(mean=mean, attended=mean, longest=longest)
 
 
-COMMAND = Command(
-    name="plan",
-    summary="which GPUs run a model, at which precision, how fast, at what cost",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -34,9 +34,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-COMMAND = Command(
-    name="plans",
-    summary="size, build time and memory of TensorRT-RTX plans by precision; needs no GPU",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -104,9 +104,4 @@ def _left_out(export: PrecisionExport) -> Row:
     return {"subject": QUALITY, "precision": export.precision, "discarded": export.reason}
 
 
-COMMAND = Command(
-    name="precisions",
-    summary="size, memory, speed and quality of each precision",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -119,9 +119,4 @@ def _task(options: argparse.Namespace, cache: Path | None) -> QualityTask | Any:
     return task_of_set(open_set(options.retrieval_set, pairs=options.pairs, cache_folder=cache))
 
 
-COMMAND = Command(
-    name="quality",
-    summary="retrieval and similarity figures of a served model, fp32 against each precision",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -42,9 +42,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return {"what": "report", "files": [str(path) for path in paths], "page": str(options.html)}
 
 
-COMMAND = Command(
-    name="report",
-    summary="one self-contained page with the tables and plots of results",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -116,10 +116,4 @@ def _tables(result: Mapping[str, Any]) -> Iterator[str]:
     )  # fmt: skip
 
 
-COMMAND = Command(
-    name="soak",
-    summary="concurrent clients with random cancels and deadlines, or mixed traffic for long: "
-    "every answer right, none lost",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

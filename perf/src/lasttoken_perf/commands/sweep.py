@@ -42,9 +42,4 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-COMMAND = Command(
-    name="sweep",
-    summary="latency and throughput against load, measured by perf_analyzer",
-    add_arguments=_add_arguments,
-    run=_run,
-)
+COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lasttoken_perf.commands import SUMMARIES
 from lasttoken_perf.commands.gpu import COMMAND
 from lasttoken_perf.errors import PerfError
 
@@ -17,7 +18,7 @@ from lasttoken_perf.errors import PerfError
 def main() -> int:
     """Run it; returns its exit code (0 fine, 1 failed, 2 bad usage)."""
     parser = argparse.ArgumentParser(
-        prog="python -m lasttoken_perf.gpu_suite", description=COMMAND.summary
+        prog="python -m lasttoken_perf.gpu_suite", description=SUMMARIES["gpu"]
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="result file (%(default)s)")
     COMMAND.add_arguments(parser)
