@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -15,7 +16,7 @@ from lasttoken_perf.plan.planner import plan_all
 from lasttoken_perf.plan.prices import cheapest, load_prices
 from lasttoken_perf.plan.published_claims import check_claims
 from lasttoken_perf.plan.replicas import plan_replicas
-from lasttoken_perf.plan.request import PlanRequest, TextLengths, text_lengths
+from lasttoken_perf.plan.request import HOST_TEXTS_PER_S, PlanRequest, TextLengths, text_lengths
 from planner_files import PRICE_HEADING, calibration_point
 
 
@@ -142,6 +143,38 @@ def test_a_point_scales_the_arithmetic_of_one_text_but_not_its_reading_of_the_we
     page = (Path(__file__).parents[2] / "docs" / "capacity.md").read_text(encoding="utf-8")
     for shown in ("12.8 ms of arithmetic", "`18.1 c (memory)`", "105.8 ms", "178.3 ms"):
         assert shown in page
+
+
+def test_a_small_model_is_bound_by_the_server_around_its_encoder():
+    short = TextLengths(mean=32, attended=32, longest=256)
+    found = plans(request(model="all-minilm-l6-v2", lengths=short))["H100-SXM", "fp16"]
+    assert (found.rate.value, found.rate_bound) == (3500 * 32, "host")
+    assert found.replicas.utilisation == pytest.approx(100 / 3500)
+    wider = request(model="all-minilm-l6-v2", lengths=short, host_texts_per_s=1e9)
+    free = plans(wider)["H100-SXM", "fp16"]
+    assert free.rate_bound == "compute"
+    assert free.rate.value > 100 * found.rate.value
+    assert plans(request())["H100-SXM", "fp16"].rate_bound == "compute"  # SFR is slower than that
+
+
+def test_the_servers_own_share_is_what_was_measured():
+    file = Path(__file__).parents[2] / "docs" / "measurements" / "client-overhead.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    measured = [
+        row["texts_per_s"]
+        for row in rows
+        if (row["subject"], row["variant"]) == ("tritonclient, asyncio", "384 dimensions")
+    ]
+    assert median(measured) == pytest.approx(HOST_TEXTS_PER_S, rel=0.02)
+
+
+def test_a_time_below_what_is_shown_is_not_zero(capsys):
+    answer("--model", "all-minilm-l6-v2", "--gpu", "H200", "--precision", "fp16")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| H200")]
+    assert "<0.1 c" in row
+    assert "<1 c" in row
+    assert "| host |" in row
+    assert " 0.0 c" not in row
 
 
 def test_the_longest_text_waits_as_any_other_and_takes_its_own_time():

@@ -168,7 +168,7 @@ def test_arguments_that_do_not_go_together_are_refused(arguments, capsys):
 @pytest.mark.server
 def test_a_short_real_soak(smollm2_server):
     told = []
-    options = SteadyOptions(seconds=2.0, load=0.6, capacity_seconds=1.0, clients=3, texts=1)
+    options = SteadyOptions(seconds=4.0, load=0.6, capacity_seconds=1.0, clients=3, texts=1)
     result = run_steady(smollm2_server, "smollm2_135m", options, say=told.append)
     json.dumps(result)
     assert result["errors"] == {}

@@ -16,7 +16,13 @@ from lasttoken_perf.plan.planner import plan_all
 from lasttoken_perf.plan.prices import load_prices
 from lasttoken_perf.plan.published_claims import check_claims
 from lasttoken_perf.plan.render import claims_table, plot, prepare_plot, table
-from lasttoken_perf.plan.request import PUBLISHED_EFFICIENCY, PlanRequest, TextLengths, read_lengths
+from lasttoken_perf.plan.request import (
+    HOST_TEXTS_PER_S,
+    PUBLISHED_EFFICIENCY,
+    PlanRequest,
+    TextLengths,
+    read_lengths,
+)
 from lasttoken_perf.plan.storage import STORAGES
 
 _LONGEST_TOKENS = 2048
@@ -89,6 +95,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.8,
         help="share of the capacity to plan with (%(default)s)",
     )
+    parser.add_argument(
+        "--host-texts-per-s", type=float, default=HOST_TEXTS_PER_S, metavar="TEXTS",
+        help="what the server around the encoder carries (%(default)s, measured on two cores)",
+    )  # fmt: skip
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price file (the package's)")
     parser.add_argument(
         "--no-spot", action="store_true", help="without machines that can be taken back"
@@ -128,6 +138,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         efficiency=options.efficiency,
         runtime_bytes=options.runtime_gb * 1e9,
         utilisation_ceiling=options.utilisation,
+        host_texts_per_s=options.host_texts_per_s,
         allow_reclaimable=not options.no_spot,
     )
     devices = [d for d in load_devices() if not options.gpu or d.name in options.gpu]
@@ -154,6 +165,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         "texts_per_s": request.texts_per_s,
         "objective_ms": options.objective_ms,
         "efficiency": request.efficiency,
+        "host_texts_per_s": request.host_texts_per_s,
         "utilisation_ceiling": request.utilisation_ceiling,
         "plans": [plan.to_json() for plan in plans],
     }  # fmt: skip

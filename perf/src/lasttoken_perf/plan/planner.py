@@ -29,8 +29,9 @@ class DevicePlan:
         refusal: Why it is no option; empty if it is one.
         memory: Memory account at ``batch_tokens``; None where the precision is not supported.
         batch_tokens: Token budget, lowered to what fits.
-        rate: Tokens a second of one device in full batches; None where it is no option.
-        rate_bound: ``compute`` or ``memory``, of the roofline in full batches.
+        rate: Tokens a second of one device in full batches, or of the server around it where that
+            is less; None where it is no option.
+        rate_bound: ``compute`` or ``memory``, of the roofline in full batches, or ``host``.
         single_text: Time of one text of mean length alone, in ms.
         single_bound: ``compute`` or ``memory``, of one text of mean length alone.
         longest_text: Time of the longest text alone, in ms.
@@ -183,7 +184,10 @@ def plan_device(
     full = time_of(batch_tokens, lengths.attended)
     one = time_of(round(lengths.mean), lengths.mean)
     longest = time_of(lengths.longest, lengths.longest)
-    rate = known or Figure(batch_tokens / full.seconds, "tokens/s")
+    rate, rate_bound = known or Figure(batch_tokens / full.seconds, "tokens/s"), full.bound
+    host = Figure(request.host_texts_per_s * lengths.mean, "tokens/s")
+    if host.value < rate.value:
+        rate, rate_bound = host, "host"
     load_tokens_s = request.texts_per_s * lengths.mean
     replicas = plan_replicas(
         load_tokens_s=load_tokens_s,
@@ -211,7 +215,7 @@ def plan_device(
         memory=memory,
         batch_tokens=batch_tokens,
         rate=rate,
-        rate_bound=full.bound,
+        rate_bound=rate_bound,
         single_text=Figure(one.seconds * 1e3, "ms"),
         single_bound=one.bound,
         longest_text=Figure(longest.seconds * 1e3, "ms"),

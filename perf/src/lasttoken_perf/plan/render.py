@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lasttoken_perf.errors import InvalidPlan, MissingLibrary
+from lasttoken_perf.plan.figure import Figure
 from lasttoken_perf.plan.planner import DevicePlan
 from lasttoken_perf.plan.published_claims import ClaimCheck
 
@@ -19,7 +20,8 @@ PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 LEGEND = (
     "m measured, p published, c computed (roofline). memory: weights + activations + runtime, of "
-    "the card's. one text, longest: of mean length and the longest, alone.",
+    "the card's. bound: host is the server around the encoder (--host-texts-per-s). one text, "
+    "longest: of mean length and the longest, alone; starting kernels is not in the times.",
     "p99: in the encoder under steady load, of a text of mean length: this is held against the "
     "objective. longest p99: of the longest text in the same load, for information; ! is beyond "
     "the objective.",
@@ -73,17 +75,23 @@ def _row(plan: DevicePlan) -> list[str]:
         str(plan.batch_tokens),
         f"{plan.rate.value:,.0f} {plan.rate.mark()}",
         plan.rate_bound,
-        f"{plan.single_text.value:.1f} {plan.single_text.mark()} ({plan.single_bound})",
-        f"{plan.longest_text.value:.1f} {plan.longest_text.mark()} ({plan.longest_bound})",
+        f"{_milliseconds(plan.single_text, 1)} ({plan.single_bound})",
+        f"{_milliseconds(plan.longest_text, 1)} ({plan.longest_bound})",
         str(plan.replicas.replicas),
         f"{plan.replicas.utilisation:.0%}",
-        f"{plan.replicas.p99_s * 1e3:.0f} c",
-        f"{plan.longest_p99.value:.0f} {plan.longest_p99.mark()}{beyond}",
+        _milliseconds(Figure(plan.replicas.p99_s * 1e3, "ms"), 0),
+        f"{_milliseconds(plan.longest_p99, 0)}{beyond}",
         money(plan.cost_per_hour, 2),
         money(plan.cost_per_million_tokens, 4),
         money(plan.cost_per_million_texts, 3),
         price,
     ]
+
+
+def _milliseconds(figure: Figure, digits: int) -> str:
+    least = 10.0**-digits  # what rounds to nothing is not nothing
+    value = f"{figure.value:.{digits}f}" if figure.value >= least / 2 else f"<{least:g}"
+    return f"{value} {figure.mark()}"
 
 
 def prepare_plot(path: Path) -> None:

@@ -17,6 +17,12 @@ PUBLISHED_EFFICIENCY = 0.46
 33,000 tokens/s of Qwen3-Embedding-8B at 13.89 GFLOP a token over 989 TFLOP/s.
 """
 
+HOST_TEXTS_PER_S = 3500.0
+"""Texts a second that Triton, tokenizer and scheduler carry around an encoder that costs nothing.
+
+Short texts, one a request, on two processor cores that the callers share; in lists of 64 it is five
+times as many (docs/measurements/clients.md, 384 dimensions).
+"""
 
 LONGEST_TEXT_TOKENS = 10**7
 """Longest text that is accounted for; far above any model's maximum."""
@@ -27,6 +33,7 @@ _RANGES = {
     "efficiency": (0.001, 1),
     "runtime_bytes": (0, 10**12),
     "utilisation_ceiling": (0.001, 0.999),
+    "host_texts_per_s": (1e-6, 10**9),
 }
 """Least and most of each number: wide enough for any plan, and nothing computed overflows."""
 
@@ -126,6 +133,7 @@ class PlanRequest:
         efficiency: Share of the dense operations that is reached where nothing was measured.
         runtime_bytes: Memory kept for context, libraries and workspace.
         utilisation_ceiling: Share of the capacity that may be planned with.
+        host_texts_per_s: What the server around the encoder carries, whatever the device.
         allow_reclaimable: Whether spot and community machines will do.
 
     Raises:
@@ -141,6 +149,7 @@ class PlanRequest:
     efficiency: float = PUBLISHED_EFFICIENCY
     runtime_bytes: float = 0.8e9
     utilisation_ceiling: float = 0.8
+    host_texts_per_s: float = HOST_TEXTS_PER_S
     allow_reclaimable: bool = True
 
     def __post_init__(self) -> None:
