@@ -3,9 +3,9 @@
     probe.py MODEL [--url http://127.0.0.1:8000] [--timeout SECONDS]
 
 Readiness stays true when the process of a Python model has died, so the probe embeds a short text.
-A server that refuses because it is overloaded, or that says that the probe's time passed in its
-queue, is alive. Only the standard library is used: it runs in every image, by Docker's health check
-and by Kubernetes.
+It passes whatever waits in the encoder; a server that refuses because it is overloaded, or that
+says that the probe's time passed in its queue, is alive. Only the standard library is used: it runs
+in every image, by Docker's health check and by Kubernetes.
 
 Exit codes: 0 alive, 1 not, 2 wrong usage.
 """
@@ -20,14 +20,16 @@ import urllib.request
 TEXT = "probe"
 ALIVE = ("overloaded:", "deadline exceeded:")
 """First words of the encoder's refusals that only a working encoder gives."""
+UNKNOWN_CLASS = "service_class is"
+"""In the refusal of an encoder that was exported before there were probes."""
 
 
-def probe(url, model, timeout_s):
+def probe(url, model, timeout_s, service_class="probe"):
     """Return None when the model answers, or why it does not."""
     body = {
         "inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": [TEXT]}],
         # The server gives up a little before the probe does, and says so.
-        "parameters": {"timeout": int(0.8 * timeout_s * 1e6)},
+        "parameters": {"timeout": int(0.8 * timeout_s * 1e6), "service_class": service_class},
     }
     request = urllib.request.Request(  # noqa: S310 - the operator's own address
         f"{url}/v2/models/{model}/infer",
@@ -41,6 +43,8 @@ def probe(url, model, timeout_s):
         message = error.read().decode(errors="replace")
         if error.code == 503 and any(words in message for words in ALIVE):
             return None
+        if UNKNOWN_CLASS in message and service_class == "probe":
+            return probe(url, model, timeout_s, "interactive")
         return f"{error.code}: {message[:500]}"
     except (OSError, ValueError, KeyError) as error:
         return f"no answer: {error}"

@@ -112,22 +112,27 @@ def answering():
     """Start a server that gives one answer to everything; returns its address."""
     servers = []
 
-    def start(status, body):
+    def start(status, body, unknown_classes=()):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(status)
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.server.asked.append(asked["parameters"]["service_class"])
+                old = asked["parameters"]["service_class"] in unknown_classes
+                self.send_response(400 if old else status)
                 self.end_headers()
-                self.wfile.write(json.dumps(body).encode())
+                refusal = {"error": "in ensemble 'm', service_class is 'probe'; send one of ..."}
+                self.wfile.write(json.dumps(refusal if old else body).encode())
 
             def log_message(self, *arguments):
                 pass
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.asked = []
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{server.server_port}"
 
+    start.servers = servers
     yield start
     for server in servers:
         server.shutdown()
@@ -180,6 +185,16 @@ def test_the_probe_tells_a_live_server(docker, answering, status, body, code):
         sys.executable, docker / "scripts" / "probe.py", "m", "--url", answering(status, body)
     )
     assert done.returncode == code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("unknown", "asked"), [((), ["probe"]), (("probe",), ["probe", "interactive"])]
+)
+def test_the_probe_passes_what_waits_where_the_encoder_knows_it(docker, answering, unknown, asked):
+    url = answering(200, vector(0.6, 0.8), unknown_classes=unknown)
+    done = run(sys.executable, docker / "scripts" / "probe.py", "m", "--url", url)
+    assert done.returncode == 0, done.stderr
+    assert answering.servers[0].asked == asked
 
 
 def test_the_probe_fails_where_nothing_listens(docker):

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ class EmbedCall:
         prompt_name: UTF-8, or None.
         instruction: UTF-8, or None.
         timeout_s: Time for the call, or for each of its requests, in seconds.
-        priority: The server's queue, `"interactive"` or `"bulk"`.
+        priority: The server's queue.
         form: What is done to the vectors.
     """
 
@@ -61,8 +61,9 @@ def check_call(
             f"both prompt_name={prompt_name!r} and instruction={instruction!r} are given; "
             "an instruction takes the place of a prompt, so give one of them"
         )
-    if priority not in ("interactive", "bulk"):
-        raise InvalidInput(f"priority is {priority!r}; use 'interactive' or 'bulk'")
+    if priority not in get_args(Priority):
+        known = ", ".join(map(repr, get_args(Priority)))
+        raise InvalidInput(f"priority is {priority!r}; use one of {known}")
     check_timeout(timeout_s)
     return EmbedCall(
         prompt_name=None if prompt_name is None else utf8(prompt_name, "prompt_name"),

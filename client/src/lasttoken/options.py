@@ -13,7 +13,8 @@ from lasttoken.errors import InvalidInput
 from lasttoken.security import KeepAlive, Tls, Token, check_token
 
 OnTruncation = Literal["warn", "ignore", "error"]
-Priority = Literal["interactive", "bulk"]
+Priority = Literal["interactive", "bulk", "probe"]
+"""Classes of the encoder's queue; `"probe"` is for health checks: one short text, past all else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 
 
 class ServiceClass(enum.Enum):
-    """Interactive requests are served before bulk ones, which are never starved."""
+    """Interactive requests are served before bulk ones, which are never starved.
+
+    Probes ask whether the encoder works: one short text, past whatever waits.
+    """
 
     INTERACTIVE = "interactive"
     BULK = "bulk"
+    PROBE = "probe"
 
 
 def parse_service_class(value: object) -> ServiceClass:
     """Read the request parameter ``service_class``; None means interactive.
 
     Raises:
-        InvalidRows: It is neither "interactive" nor "bulk".
+        InvalidRows: It is the name of none.
     """
     if value is None:
         return ServiceClass.INTERACTIVE
@@ -62,7 +66,7 @@ class EncodeRequest:
     Args:
         rows: One array of token ids a text, each ``[length] int32`` with length at least 1.
         on_answer: Called once, with ``[rows, dim] float32`` or with an error.
-        service_class: Interactive or bulk.
+        service_class: Interactive, bulk or a probe.
         deadline_s: When it is worthless, on the scheduler's clock; None for never.
         is_cancelled: Asked right before the rows are computed.
     """

@@ -1,25 +1,24 @@
-"""The bounded queue of rows, in two classes. Pure and synchronous: the scheduler locks around it.
+"""The bounded queue of rows, in classes. Pure and synchronous: the scheduler locks around it.
 
-Order within a class: the oldest row is in every batch; among the ``_WINDOW_BATCHES`` batches' worth
-of oldest rows, rows of similar length join it; and a row whose turn has come is served in order of
-arrival. The turn is twice the batches that the tokens before it need (a batch filled in order of
-arrival may stay half empty), plus ``_OVERTAKING_BATCHES``.
+Probes pass all others, one batch of them at most before one of what else waits. Interactive rows
+pass bulk ones, which have every ``bulk_every``-th batch while they wait. A class forms its batches
+by itself (class_queue.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
 
-import numpy as np
-from batch_planner import BatchLimits, CostModel, choose_rows
+from batch_planner import BatchLimits, CostModel
+from class_queue import ClassQueue
 from encode_errors import DeadlineExpired, EncodeError, InvalidRows, Overloaded, RequestCancelled
 from encode_request import EncodeRequest, Row, ServiceClass
 
-_WINDOW_BATCHES = 8
-_OVERTAKING_BATCHES = 8
-_MAX_WINDOW_ROWS = 4096
+_PROBE_TOKENS = 128
+"""Longest text of a probe."""
+_WAITING_PROBE_TOKENS = 1024
+"""Most tokens of probes that wait, which is more than an encoder that works ever leaves."""
 
 Dropped = tuple[EncodeRequest, EncodeError]
 """A request that was given up, and the reason."""
@@ -28,59 +27,6 @@ Dropped = tuple[EncodeRequest, EncodeError]
 def is_bulk(rows: list[Row]) -> bool:
     """Whether a batch, which has rows of one class only, is bulk."""
     return rows[0].request.service_class is ServiceClass.BULK
-
-
-class _ClassQueue:
-    """Rows of one class in order of arrival."""
-
-    def __init__(self, limits: BatchLimits, cost: CostModel) -> None:
-        self.rows: deque[Row] = deque()
-        self.tokens = 0
-        self._limits = limits
-        self._cost = cost
-        self._batches = 0
-        self._last_turn = 0
-
-    def add(self, row: Row) -> None:
-        batches_ahead = -(-self.tokens // self._limits.preferred_tokens)
-        row.turn = self._batches + 2 * batches_ahead + _OVERTAKING_BATCHES
-        row.turn = self._last_turn = max(row.turn, self._last_turn)
-        self.rows.append(row)
-        self.tokens += len(row.tokens)
-
-    def plan(self) -> list[Row]:
-        """Return the rows of the next batch, which stay in the queue."""
-        overdue = [row for row in islice(self.rows, self._limits.max_rows) if self._is_overdue(row)]
-        if overdue:
-            fitting, tokens = overdue[:1], len(overdue[0].tokens)
-            longest = tokens
-            for row in overdue[1:]:
-                tokens += len(row.tokens)
-                longest = max(longest, len(row.tokens))
-                computed = self._cost.computed_tokens(tokens, len(fitting) + 1, longest)
-                if computed > self._limits.preferred_tokens:
-                    break
-                fitting.append(row)
-            return fitting
-        window: list[Row] = []
-        tokens = 0
-        for row in islice(self.rows, _MAX_WINDOW_ROWS):
-            tokens += len(row.tokens)
-            if window and tokens > _WINDOW_BATCHES * self._limits.preferred_tokens:
-                break
-            window.append(row)
-        lengths = np.fromiter((len(row.tokens) for row in window), np.int64, len(window))
-        return [window[index] for index in choose_rows(lengths, self._limits, self._cost)]
-
-    def _is_overdue(self, row: Row) -> bool:
-        return row.turn <= self._batches
-
-    def take(self, rows: list[Row]) -> None:
-        """Remove planned rows."""
-        taken = set(map(id, rows))
-        self.rows = deque(row for row in self.rows if id(row) not in taken)
-        self.tokens -= sum(len(row.tokens) for row in rows)
-        self._batches += 1
 
 
 class RowQueue:
@@ -104,11 +50,12 @@ class RowQueue:
         bulk_every: int,
     ) -> None:
         self._limits = limits
-        self._classes = {member: _ClassQueue(limits, cost) for member in ServiceClass}
+        self._classes = {member: ClassQueue(limits, cost) for member in ServiceClass}
         self._max_queue_tokens = max_queue_tokens
         self._max_bulk_tokens = int(max_queue_tokens * bulk_queue_fraction)
         self._bulk_every = bulk_every
         self._interactive_batches = 0
+        self._probes_passed = False
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -131,6 +78,10 @@ class RowQueue:
             InvalidRows: It could never be admitted.
             Overloaded: There is no room for it now.
         """
+        if request.service_class is ServiceClass.PROBE:
+            self._check_probe(request)
+            self._enqueue(request)
+            return
         queue = self._classes[request.service_class]
         bulk = request.service_class is ServiceClass.BULK
         limit = self._max_bulk_tokens if bulk else self._max_queue_tokens
@@ -146,15 +97,12 @@ class RowQueue:
                 f"overloaded: {self.tokens} of {self._max_queue_tokens} tokens are waiting and the "
                 f"request has {tokens}; try again later"
             )
-        for row in request.rows:
-            row.arrival = self._arrivals
-            self._arrivals += 1
-            queue.add(row)
+        self._enqueue(request)
 
     @property
     def interactive_waits(self) -> bool:
-        """Whether interactive rows are waiting."""
-        return bool(self._classes[ServiceClass.INTERACTIVE].rows)
+        """Whether rows are waiting that pass bulk ones."""
+        return bool(self._ahead_of_bulk().rows)
 
     def next_batch(self, now_s: float) -> tuple[list[Row], list[Dropped]]:
         """Take the rows of the next batch, none if nothing is left to compute.
@@ -168,15 +116,39 @@ class RowQueue:
         return self._take(now_s, self._next_class, self._count)
 
     def next_interactive_batch(self, now_s: float) -> tuple[list[Row], list[Dropped]]:
-        """Take interactive rows as `next_batch` does; bulk does not get nearer to its turn."""
-        interactive = self._classes[ServiceClass.INTERACTIVE]
-        return self._take(now_s, lambda: interactive if interactive.rows else None, lambda _: None)
+        """Take rows that pass bulk ones, as `next_batch` does; no turn of bulk's comes nearer."""
+
+        def ahead() -> ClassQueue | None:
+            queue = self._ahead_of_bulk()
+            return queue if queue.rows else None
+
+        return self._take(now_s, ahead, lambda _: None)
+
+    def _check_probe(self, request: EncodeRequest) -> None:
+        tokens, waiting = request.tokens, self._classes[ServiceClass.PROBE].tokens
+        if len(request.rows) > 1 or tokens > _PROBE_TOKENS:
+            raise InvalidRows(
+                f"the probe has {len(request.rows)} texts of {tokens} tokens in all; a request of "
+                f"the class 'probe' is one text of at most {_PROBE_TOKENS} tokens"
+            )
+        if waiting + tokens > _WAITING_PROBE_TOKENS:
+            raise Overloaded(f"overloaded: {waiting} tokens of probes are waiting")
+
+    def _enqueue(self, request: EncodeRequest) -> None:
+        for row in request.rows:
+            row.arrival = self._arrivals
+            self._arrivals += 1
+            self._classes[request.service_class].add(row)
+
+    def _ahead_of_bulk(self) -> ClassQueue:
+        probes = self._classes[ServiceClass.PROBE]
+        return probes if probes.rows else self._classes[ServiceClass.INTERACTIVE]
 
     def _take(
         self,
         now_s: float,
-        choose: Callable[[], _ClassQueue | None],
-        count: Callable[[_ClassQueue], None],
+        choose: Callable[[], ClassQueue | None],
+        count: Callable[[ClassQueue], None],
     ) -> tuple[list[Row], list[Dropped]]:
         dropped = self._drop_expired(now_s)
         while True:
@@ -223,10 +195,13 @@ class RowQueue:
             queue.rows = deque(row for row in queue.rows if id(row.request) not in gone)
             queue.tokens = sum(len(row.tokens) for row in queue.rows)
 
-    def _next_class(self) -> _ClassQueue | None:
-        interactive, bulk = (
-            self._classes[ServiceClass.INTERACTIVE], self._classes[ServiceClass.BULK],
+    def _next_class(self) -> ClassQueue | None:
+        probes, interactive, bulk = (
+            self._classes[ServiceClass.PROBE], self._classes[ServiceClass.INTERACTIVE],
+            self._classes[ServiceClass.BULK],
         )  # fmt: skip
+        if probes.rows and not (self._probes_passed and (interactive.rows or bulk.rows)):
+            return probes
         if interactive.rows and bulk.rows:
             bulk_is_due = self._interactive_batches >= self._bulk_every - 1
             return bulk if bulk_is_due else interactive
@@ -234,7 +209,10 @@ class RowQueue:
             return interactive
         return bulk if bulk.rows else None
 
-    def _count(self, queue: _ClassQueue) -> None:
+    def _count(self, queue: ClassQueue) -> None:
+        self._probes_passed = queue is self._classes[ServiceClass.PROBE]
+        if self._probes_passed:
+            return
         bulk = self._classes[ServiceClass.BULK]
         waiting_bulk = queue is not bulk and bool(bulk.rows)
         self._interactive_batches = self._interactive_batches + 1 if waiting_bulk else 0

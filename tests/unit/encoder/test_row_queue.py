@@ -203,3 +203,71 @@ def test_newcomers_that_fit_better_overtake_only_for_a_time():
         waiting -= set(map(id, rows))
         batches += 1
     assert batches <= max(turns) + 4  # in order of arrival from then on
+
+
+def probe(lengths=(5,), **options):
+    rows = [np.ones(length, np.int32) for length in lengths]
+    return EncodeRequest(rows, lambda answer: None, service_class=ServiceClass.PROBE, **options)
+
+
+def served(queue):
+    return queue.next_batch(0)[0][0].request
+
+
+def test_a_probe_passes_all_that_waits_and_no_full_queue_refuses_it():
+    queue = make_queue(max_queue_tokens=100)
+    queue.add(request([50], bulk=True))
+    queue.add(request([50]))
+    asked = probe()
+    queue.add(asked)
+    assert served(queue) is asked
+    assert served(queue).service_class is ServiceClass.INTERACTIVE
+    assert queue.tokens == 50
+
+
+def test_many_probes_do_not_keep_the_others_from_their_turn():
+    queue = make_queue(max_queue_tokens=100_000, bulk_every=3)
+    for _ in range(4):
+        queue.add(request([PREFERRED], bulk=True))
+        queue.add(request([PREFERRED]))
+    order = ""
+    for _ in range(8):
+        queue.add(probe([60]))
+        order += served(queue).service_class.value[0]
+    assert order == "pipipbpi"  # bulk's third turn comes as if no probe had been
+
+
+def test_probes_go_on_when_nothing_else_waits():
+    queue = make_queue()
+    for _ in range(3):
+        queue.add(probe([60]))
+    assert [served(queue).service_class for _ in range(3)] == [ServiceClass.PROBE] * 3
+
+
+def test_a_probe_beside_bulk_and_one_too_late():
+    queue = make_queue()
+    queue.add(request([50], bulk=True))
+    assert not queue.interactive_waits
+    queue.add(request([50]))
+    late, asked = probe(deadline_s=-1.0), probe()
+    queue.add(late)
+    queue.add(asked)
+    assert queue.interactive_waits
+    rows, [(dropped, error)] = queue.next_interactive_batch(0)
+    assert rows[0].request is asked
+    assert dropped is late
+    assert isinstance(error, DeadlineExpired)
+
+
+@pytest.mark.parametrize("lengths", [(129,), (5, 5)])
+def test_a_probe_is_one_short_text(lengths):
+    with pytest.raises(InvalidRows, match="one text of at most 128 tokens"):
+        make_queue(max_queue_tokens=100_000).add(probe(lengths))
+
+
+def test_probes_that_nobody_computes_are_refused_in_the_end():
+    queue = make_queue()
+    for _ in range(8):
+        queue.add(probe([128]))
+    with pytest.raises(Overloaded, match=r"^overloaded: 1024 tokens of probes"):
+        queue.add(probe())

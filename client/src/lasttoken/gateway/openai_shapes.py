@@ -13,7 +13,6 @@ from starlette.responses import Response
 from lasttoken.gateway.refusals import Refusal
 from lasttoken.gateway.served_models import ServedModel
 from lasttoken.gateway.vector_json import dumps
-from lasttoken.options import Priority
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Texts = Annotated[
@@ -44,7 +43,7 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     input_type: str | None = None
     instruction: str | None = None
     truncate: bool | None = None
-    priority: Priority | None = None
+    priority: Literal["interactive", "bulk"] | None = None
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:

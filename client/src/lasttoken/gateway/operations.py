@@ -19,6 +19,7 @@ from lasttoken.gateway.openapi import openapi_document
 from lasttoken.gateway.refusals import DRAINING, NOT_FOUND, UNAVAILABLE, Refusal, refusal_of
 from lasttoken.gateway.tei import info_object
 from lasttoken.gateway.vector_json import dumps
+from lasttoken.liveness import PROBE_CLASSES, is_only_busy, is_unknown_class
 
 _READY_TIMEOUT_S = 10.0
 
@@ -98,8 +99,7 @@ class Operations:
             if not models:
                 failure = Refusal(UNAVAILABLE, "the server has no model that is ready")
             for model in models:
-                job = EmbedJob(inputs=["ready?"], model=model.name)
-                await embed(job, directory, Exchange(request_id="ready"), timeout_s=timeout_s)
+                await self._probe(model.name, timeout_s)
         except Refusal as refusal:
             failure = refusal
         except LasttokenError as error:
@@ -107,6 +107,21 @@ class Operations:
             failure = Refusal(UNAVAILABLE, str(told), cause=told.cause)
         self._failure = failure
         self._checked_at = time.monotonic()
+
+    async def _probe(self, model: str, timeout_s: float) -> None:
+        # Busy is ready: else an overload would take every gateway out of its Service, and callers
+        # would find nobody who tells them to come back later.
+        for priority in PROBE_CLASSES:
+            job = EmbedJob(inputs=["ready?"], model=model, priority=priority)
+            exchange = Exchange(request_id="ready")
+            try:
+                await embed(job, self._gateway.directory, exchange, timeout_s=timeout_s)
+            except LasttokenError as error:
+                if priority == "probe" and is_unknown_class(error):
+                    continue
+                if not is_only_busy(error):
+                    raise
+            return
 
 
 def guarded(path: str, handler: Handler) -> Handler:

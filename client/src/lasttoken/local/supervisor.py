@@ -1,8 +1,7 @@
 """Keeps a local server answering: probes it with real inferences and starts it anew when it must.
 
 A Python model's process that has died leaves Triton alive and ready, so only an inference shows it.
-A server that refuses because it is overloaded, or because the probe's time passed in its queue, has
-a working encoder and is left alone.
+Probes pass whatever waits in the encoder; a server that is only busy is left alone (liveness.py).
 """
 
 from __future__ import annotations
@@ -14,13 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lasttoken.client import EmbeddingClient
-from lasttoken.errors import (
-    DeadlineExceeded,
-    InvalidInput,
-    LasttokenError,
-    ServerOverloaded,
-    ServerStopped,
-)
+from lasttoken.errors import DeadlineExceeded, InvalidInput, LasttokenError, ServerStopped
+from lasttoken.liveness import PROBE_CLASSES, is_only_busy, is_unknown_class
 from lasttoken.local.server import LocalTriton
 from lasttoken.options import RetryPolicy
 
@@ -147,14 +141,15 @@ def probe_model(grpc_url: str, model: str, timeout_s: float) -> str | None:
     Returns:
         None when the model answers, or refuses as only a working encoder does; else why not.
     """
-    try:
-        with EmbeddingClient(grpc_url, model, retry=_ONE_ATTEMPT) as client:
-            client.embed(_PROBE_TEXT, timeout_s=timeout_s)
-    except ServerOverloaded:
-        return None
-    except DeadlineExceeded as error:
-        # Said by the encoder: it works off its queue. Said by gRPC: nobody answered.
-        return None if "waited past its timeout" in str(error) else f"no answer: {error}"
-    except LasttokenError as error:
-        return str(error)
+    with EmbeddingClient(grpc_url, model, retry=_ONE_ATTEMPT) as client:
+        for priority in PROBE_CLASSES:
+            try:
+                client.embed(_PROBE_TEXT, timeout_s=timeout_s, priority=priority)
+            except LasttokenError as error:
+                if priority == "probe" and is_unknown_class(error):
+                    continue
+                if not is_only_busy(error):
+                    slow = isinstance(error, DeadlineExceeded)
+                    return f"no answer: {error}" if slow else str(error)
+            break
     return None
