@@ -5,48 +5,72 @@ import asyncio
 import numpy as np
 import pytest
 
-from lasttoken import DeadlineExceeded, ServerOverloaded
+from lasttoken import DeadlineExceeded, Embeddings, ServerOverloaded
 from lasttoken_perf import overload
+from lasttoken_perf.overload_traffic import Outcomes, endless, send
 from lasttoken_perf.results import FIELDS
+from lasttoken_perf.serving import Serving
+from lasttoken_perf.workload import Workload
 
 
 class FakeClient:
     def __init__(self, outcomes):
         self.outcomes = iter(outcomes)
 
-    async def embed(self, text, *, timeout_s, priority):
+    async def embed_full(self, text, *, timeout_s, priority):
         outcome = next(self.outcomes)
         if isinstance(outcome, Exception):
             raise outcome
         await asyncio.sleep(0.002)
-        return outcome
+        return Embeddings(vectors=outcome, token_counts=np.int32(5), truncated=np.bool_(False))
 
 
 def test_every_request_is_counted_once():
     vector = np.array([0.6, 0.8], np.float32)
     client = FakeClient([vector, ServerOverloaded("full"), DeadlineExceeded("late"), vector])
-    outcomes = overload.Outcomes()
+    outcomes = Outcomes()
 
     async def send_all():
+        outcomes.begin(4.0)
         for text in "abcd":
-            await overload._send(client, text, outcomes)
+            await send(client, text, outcomes)
 
     asyncio.run(send_all())
     assert outcomes.texts == ["a", "d"]
-    row = outcomes.fields(seconds=4.0)
+    row = outcomes.fields()
     assert (row["requests"], row["refused"], row["failed"]) == (2, 1, 1)
-    assert row["texts_per_s"] == 0.5
+    assert (row["texts_per_s"], row["tokens_per_s"]) == (0.5, 2.5)
     assert 0 <= row["refused_p99_ms"] < row["p50_ms"]
     assert row.keys() <= FIELDS.keys()
-    assert "p50_ms" not in overload.Outcomes().fields(1.0)
+    nothing = Outcomes()
+    nothing.begin(1.0)
+    assert "p50_ms" not in nothing.fields()
+
+
+def test_rates_are_of_what_was_answered_while_the_load_was_on():
+    outcomes = Outcomes(
+        begin_s=10.0, end_s=12.0, texts=list("abc"), tokens=[100, 10, 1],
+        answered_s=[11.0, 12.0, 15.0], latency_ms=[500.0, 600.0, 3100.0],
+    )  # fmt: skip
+    row = outcomes.fields()
+    assert (row["seconds"], row["texts_per_s"], row["tokens_per_s"]) == (2.0, 1.0, 55.0)
+    assert (row["requests"], row["max_ms"]) == (3, 3100.0)
+    assert outcomes.last_s == 15.0
+
+
+def test_what_a_stretch_returns_costs_no_time_to_print():
+    """asyncio.run takes the repr of its result when it ends, which took seconds of each stretch."""
+    vectors = [np.zeros(500, np.float32)] * 100_000
+    assert len(repr(Outcomes(vectors=vectors))) < 200
 
 
 def rows(repeat, sustained, offered):
     return [
-        {"variant": "sustained", "repeat": repeat, "tokens_per_s": sustained, "batch_ms": 200.0},
-        {"variant": "2 times the sustained", "repeat": repeat, "tokens_per_s": offered,
-         "refused_p99_ms": 12.0, "p99_ms": 900.0},
-        {"variant": "interactive beside bulk", "repeat": repeat, "p99_ms": 300.0,
+        {"variant": "sustained", "load": "concurrency", "repeat": repeat,
+         "tokens_per_s": sustained, "batch_ms": 200.0},
+        {"variant": "2 times the sustained", "load": "request_rate", "repeat": repeat,
+         "tokens_per_s": offered, "refused_p99_ms": 12.0, "p99_ms": 900.0},
+        {"variant": "interactive beside bulk", "load": "mixed", "repeat": repeat, "p99_ms": 300.0,
          "batch_ms": 50.0, "tokens_per_s": 1.0},
     ]  # fmt: skip
 
@@ -61,6 +85,40 @@ def test_the_bars_are_ratios_of_one_repeat():
 
 
 def test_texts_come_round_again_and_each_before_any_twice():
-    texts = overload._endless(["a", "b", "c"], seed=1)
+    known = {"b": np.zeros(2, np.float32)}
+    workload = Workload(distribution="queries", seed=1, texts=["a", "b", "c"], known=known)
+    texts = endless(workload, seed=1)
+    first = [next(texts) for _ in range(3)]
+    assert first[0] == "b"  # so that whatever is answered can be compared
+    assert sorted(first) == ["a", "b", "c"]
     assert sorted(next(texts) for _ in range(3)) == ["a", "b", "c"]
-    assert sorted(next(texts) for _ in range(3)) == ["a", "b", "c"]
+
+
+@pytest.mark.server
+def test_a_short_real_overload(smollm2_server):
+    serving = Serving(
+        url=smollm2_server.grpc_url, metrics_url=smollm2_server.metrics_url,
+        triton_name="smollm2_135m", dimensions=576, description={}, pid=smollm2_server.pid,
+        repository=None,
+    )  # fmt: skip
+    options = overload.OverloadOptions(
+        distribution="queries", seconds=2.0, clients=4, repeats=1, texts=20
+    )
+    result = overload.run_overload(serving, options, say=lambda line: None)
+    by_variant = {row["variant"]: row for row in result["rows"]}
+    assert set(by_variant) == {
+        "sustained", "2 times the sustained", "interactive beside bulk", "bulk beside interactive",
+    }  # fmt: skip
+    for row in result["rows"]:
+        assert row["failed"] == 0
+        assert row["requests"] >= 1
+        if row["texts_per_s"]:  # queries have some twenty tokens; no other load's are counted
+            assert 8 < row["tokens_per_s"] / row["texts_per_s"] < 60
+    sustained = by_variant["sustained"]
+    assert sustained["seconds"] == pytest.approx(2.0)
+    # Little's law, but for what began or ended outside.
+    in_flight = sustained["texts_per_s"] * sustained["mean_ms"] / 1000
+    assert 2 < in_flight <= 4.5
+    offered = by_variant["2 times the sustained"]["request_rate_per_s"]
+    assert offered == pytest.approx(2 * sustained["texts_per_s"])
+    assert result["checks"]["lowest_cosine"] > 0.9999
