@@ -154,6 +154,12 @@ def test_a_model_without_a_card_takes_texts_only(toy_gateway):
     assert ask(toy_gateway.url, "text", "toy_embedder:query").status_code == 200
 
 
+def test_a_path_with_a_slash_behind_it_is_not_redirected(small_gateway):
+    answer = httpx.post(f"{small_gateway.url}/v1/embeddings/", json={"input": "x"})
+    assert answer.status_code == 404
+    assert "there is no POST /v1/embeddings/" in answer.json()["error"]["message"]
+
+
 def test_ready_makes_a_real_inference_and_keeps_it_for_a_moment(small_gateway, small_server):
     def rows():
         text = httpx.get(small_server.metrics_url).text

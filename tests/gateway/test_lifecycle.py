@@ -123,6 +123,28 @@ def test_a_caller_that_does_not_finish_its_request_gives_up_its_place(small_serv
         assert answer.status_code == 200
 
 
+@pytest.mark.parametrize(
+    "begun", [b"", b"POST /v1/embeddings HT", b"GET /health HTTP/1.1\r\nHost:"]
+)
+def test_a_caller_that_sends_no_head_is_hung_up_on(small_server, tmp_path, begun):
+    log = tmp_path / "log"
+    with GatewayProcess(small_server.grpc_url, log, "--body-timeout", "0.5") as gateway:
+        host, port = gateway.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as slow:
+            if begun:  # a second request of the connection is held to it too
+                slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+                slow.sendall(begun)
+            started_s = time.monotonic()
+            while slow.recv(4096):
+                pass
+            assert 0.3 < time.monotonic() - started_s < 4  # uvicorn's own, when idle, is 5 s
+        with httpx.Client(base_url=gateway.url) as client:  # one connection, used for longer
+            for _ in range(4):
+                assert client.get("/health").status_code == 200
+                time.sleep(0.3)
+
+
 def openssl(*arguments):
     subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 

@@ -66,12 +66,15 @@ def gateway_app(gateway: Gateway) -> Starlette:
             if gateway.tracing is not None:
                 await asyncio.to_thread(gateway.tracing.close)
 
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[Middleware(Observer, metrics=gateway.metrics, tracing=gateway.tracing)],
         exception_handlers={HTTPException: _no_route},
         lifespan=lifespan,
     )
+    # A redirect would name this process, not the address that the caller knows.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _function(route: EmbeddingRoute) -> Handler:
