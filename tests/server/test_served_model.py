@@ -363,6 +363,16 @@ def test_a_second_model_is_added_while_the_first_is_served(
         assert listed == {MODEL: "smollm2-135m", "all_minilm_l6_v2": name}
 
 
+def test_refusals_that_never_came_are_counted_too(smollm2_server):
+    """At 0, so that the first one is an increase to Prometheus."""
+    for reason in ("invalid", "overloaded", "expired", "cancelled", "shutting_down"):
+        label = f'reason="{reason}"'
+        assert "lasttoken_encoder_refused_total" in read_metrics(smollm2_server.metrics_url, label)
+    assert "lasttoken_encoder_refused_total" not in read_metrics(
+        smollm2_server.metrics_url, 'reason="engine_failed"'
+    )
+
+
 def test_every_metric_is_documented(smollm2_server, client, pytestconfig):
     client.embed("a text")
     page = (pytestconfig.rootpath / "docs" / "metrics.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from encode_errors import EncodeError, EngineFailed
 from scheduler import BatchReport
 
 _COUNTERS = {
@@ -48,7 +49,12 @@ class EncoderMetrics:
             "Requests not computed, by reason",
             self._counter_kind,
         )
-        self._refused_by_reason: dict[str, Any] = {}
+        # All at 0: Prometheus takes a series that begins with 1 for no increase.
+        self._refused_by_reason = {
+            kind.reason: self._refused.Metric(labels={**labels, "reason": kind.reason})
+            for kind in EncodeError.__subclasses__()
+            if kind is not EngineFailed  # these are failed_rows
+        }
         self._queue_tokens = self._family(
             "lasttoken_encoder_queue_tokens", "Tokens waiting", pb_utils.MetricFamily.GAUGE
         ).Metric(labels=labels)

@@ -6,6 +6,11 @@ InvalidText          the caller's text, prompt or instruction is not acceptable
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+Reason = Literal["encoding", "prompt", "shape", "empty", "too_long"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
 
 class InvalidContract(ValueError):
     """The model must not be served: its tokens would not be those that it was trained with."""
@@ -18,6 +23,6 @@ class InvalidText(ValueError):
         reason: A short word under which it is counted.
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: Reason) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason: Reason = reason

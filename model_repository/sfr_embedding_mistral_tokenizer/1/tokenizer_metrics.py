@@ -7,6 +7,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from tokenizer_errors import REASONS
+
 _log = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 5.0
@@ -30,7 +32,6 @@ class TokenizerMetrics:
     """
 
     def __init__(self, pb_utils: Any, labels: dict[str, str]) -> None:
-        self._labels = labels
         kind = pb_utils.MetricFamily.COUNTER
         # Families are kept: one dies with its last reference, and its series with it.
         self._families = {
@@ -40,7 +41,11 @@ class TokenizerMetrics:
             for name, text in {**_COUNTERS, "refused": "Requests refused, by reason"}.items()
         }
         self._counters = {name: self._families[name].Metric(labels=labels) for name in _COUNTERS}
-        self._refused: dict[str, Any] = {}
+        # All at 0: Prometheus takes a series that begins with 1 for no increase.
+        self._refused: dict[str, Any] = {
+            reason: self._families["refused"].Metric(labels={**labels, "reason": reason})
+            for reason in REASONS
+        }
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], float] = {}
         self._closing = False
@@ -83,10 +88,4 @@ class TokenizerMetrics:
                 _log.exception("metrics could not be told to the server")
 
     def _counter(self, name: str, reason: str) -> Any:
-        if name != "refused":
-            return self._counters[name]
-        if reason not in self._refused:
-            self._refused[reason] = self._families["refused"].Metric(
-                labels={**self._labels, "reason": reason}
-            )
-        return self._refused[reason]
+        return self._refused[reason] if name == "refused" else self._counters[name]

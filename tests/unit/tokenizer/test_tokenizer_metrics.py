@@ -13,6 +13,7 @@ class FakeServer:
     def __init__(self):
         self.gate = threading.Event()
         self.told = []
+        self.series = []
         server = self
 
         class MetricFamily:
@@ -22,6 +23,8 @@ class FakeServer:
                 self.name = name
 
             def Metric(self, *, labels):  # noqa: N802 - Triton's name
+                server.series.append((self.name, labels.get("reason", "")))
+
                 def increment(value):
                     assert server.gate.wait(30)
                     server.told.append((self.name, labels.get("reason", ""), value))
@@ -36,6 +39,14 @@ def sums(told):
     for name, reason, value in told:
         totals[name, reason] = totals.get((name, reason), 0) + value
     return totals
+
+
+def test_every_refusal_has_its_counter_from_the_start():
+    server = FakeServer()
+    metrics = TokenizerMetrics(server, {"model": "m"})
+    reasons = [reason for name, reason in server.series if name.endswith("_refused_total")]
+    assert reasons == ["encoding", "prompt", "shape", "empty", "too_long"]
+    metrics.close()
 
 
 def test_no_answer_waits_for_a_counter_and_all_are_told_in_the_end():
