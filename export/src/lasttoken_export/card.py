@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lasttoken_export.errors import CorruptFile
+from lasttoken_export.export_options import RUNTIMES
 from lasttoken_export.json_file import read_object
+from lasttoken_export.precisions import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,10 +19,15 @@ class Card:
     """What a user or an auditor asks of a served model.
 
     Attributes:
-        model: Catalogue name, or the name given at export.
+        model: Catalogue name; that of the folder, the file or the hub id where the weights are not
+            those of the catalogue's model.
+        like: Catalogue entry whose tokenizer contract and prompts other weights are served by;
+            None where the model has its own.
         source: Where the weights came from: hub id, package or file name.
         revision: Revision of the source; None where it has none.
-        licence: ``{"id": ..., "note": ...}``.
+        weights_sha256: Digest of names, shapes and a sample of the weights that were read
+            (`checkpoint.weights_digest`); None where none was made.
+        licence: ``{"id": ..., "note": ...}``, of the weights.
         architecture: Architecture named by the checkpoint.
         graph_form: ``packed``, or ``padded`` where the architecture has no packed graph.
         precision: One of `precisions.PRECISIONS`.
@@ -45,8 +53,10 @@ class Card:
     """
 
     model: str
+    like: str | None = None
     source: str
     revision: str | None
+    weights_sha256: str | None = None
     licence: dict[str, str]
     architecture: str
     graph_form: str
@@ -81,16 +91,79 @@ def read_card(path: Path) -> dict[str, Any]:
             the repository.
         FileNotFoundError: There is none.
     """
-    card = read_object(path)
-    digests = card.get("sha256", {})
-    if not isinstance(digests, dict) or not all(
-        isinstance(digest, str) and _stays_within(name) for name, digest in digests.items()
-    ):
-        raise CorruptFile(
-            f"{path} is no card: sha256 is not digests by paths within the repository; export the "
-            "model again"
-        )
+    card = read_object(path, remedy=_REMEDY)
+    if not _are_digests(card.get("sha256", {})):
+        raise _no_card(path, "sha256 is not digests by paths within the repository")
     return card
+
+
+def check_card(card: Mapping[str, Any], path: Path) -> None:
+    """Prove that a card says what a verification goes by; what it says is not looked into.
+
+    Args:
+        card: Of `read_card`.
+        path: Where it was read.
+
+    Raises:
+        CorruptFile: Something is missing, or of another type.
+    """
+    for name, is_known in _FIELDS.items():
+        if not is_known(card.get(name)):
+            has = repr(card[name])[:_LONGEST] if name in card else "missing"
+            raise _no_card(path, f"{name} is {has}")
+    gate = (card.get("quality") or {}).get("gate")
+    accepted = gate.get("accepted", {}) if isinstance(gate, dict) else {}
+    numbers = isinstance(accepted, dict) and all(map(_is_number_or_none, accepted.values()))
+    if not _is_object_or_none(gate) or not numbers:
+        raise _no_card(path, f"the gate of quality is {repr(gate)[:_LONGEST]}")
+    if not _are_digests((card.get("plan") or {}).get("graph_sha256", {})):
+        raise _no_card(path, "graph_sha256 of plan is not digests by paths within the repository")
+
+
+_REMEDY = "export the model again"
+_LONGEST = 60
+
+
+def _no_card(path: Path, reason: str) -> CorruptFile:
+    return CorruptFile(f"{path} is no card: {reason}; {_REMEDY}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_object_or_none(value: object) -> bool:
+    return value is None or isinstance(value, dict)
+
+
+def _is_number_or_none(value: object) -> bool:
+    return value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "model": _is_text,
+    "like": _is_text_or_none,
+    "source": _is_text,
+    "revision": _is_text_or_none,
+    "weights_sha256": _is_text_or_none,
+    "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
+    "runtime": lambda value: value in RUNTIMES.values(),
+    "plan": _is_object_or_none,
+    "quality": _is_object_or_none,
+}
+"""What a verification reads of a card, and whether a value will do; None for a missing one."""
+
+
+def _are_digests(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(digest, str) and _stays_within(name) for name, digest in value.items()
+    )
 
 
 def _stays_within(name: str) -> bool:

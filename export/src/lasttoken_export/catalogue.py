@@ -61,6 +61,8 @@ class CatalogueEntry:
             where they were published in half precision their ``uncertainty``; None where there are
             none.
         notes: What a reader of the file should know.
+        weights_of: Name of another model, whose weights are served by this entry's contract; None
+            for the entry's own.
 
     Raises:
         InvalidCatalogue: A value is not one of those known.
@@ -79,6 +81,7 @@ class CatalogueEntry:
     quality: tuple[Mapping[str, Any], ...]
     golden_scores: Mapping[str, Any] | None
     notes: str
+    weights_of: str | None = None
 
     def __post_init__(self) -> None:
         kind = str(self.source.get("kind", ""))
@@ -121,6 +124,11 @@ class CatalogueEntry:
         return self.name.replace("-", "_").replace(".", "_")
 
     @property
+    def model_name(self) -> str:
+        """Name of the model whose weights are served."""
+        return self.weights_of or self.name
+
+    @property
     def max_length(self) -> int:
         """Most tokens of a text, special tokens included."""
         return int(self.tokenizer["max_length"])
@@ -132,7 +140,7 @@ def parse_entry(data: Mapping[str, Any]) -> CatalogueEntry:
     Raises:
         InvalidCatalogue: A key is unknown or missing, or a value is not known or of another type.
     """
-    known = {field.name for field in fields(CatalogueEntry)}
+    known = {field.name for field in fields(CatalogueEntry)} - {"weights_of"}
     if data.keys() != known:
         raise InvalidCatalogue(
             f"{data.get('name', 'an entry')}: unknown keys {sorted(data.keys() - known)!r}, "

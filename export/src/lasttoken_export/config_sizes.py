@@ -30,10 +30,28 @@ def check_sizes(config: object, names: Iterable[str]) -> None:
             raise InvalidCheckpoint(f"{name} is {value!r} in the model's configuration")
 
 
+_BY_MODEL_TYPE = {
+    "bert": "BertModel", "llama": "LlamaModel", "mistral": "MistralModel",
+    "nomic_bert": "NomicBertModel", "qwen2": "Qwen2Model", "qwen3": "Qwen3Model",
+    "xlm-roberta": "XLMRobertaModel",
+}  # fmt: skip
+"""What transformers' AutoModel loads, which goes by the model type alone.
+
+Source: https://github.com/huggingface/transformers, ``MODEL_MAPPING_NAMES``
+"""
+
+
 def architecture_of(config: Mapping[str, Any]) -> str:
-    """The architecture that config.json names; "(none)" where it names none."""
+    """The architecture that config.json names, or its model type's; "(none)" without either."""
+    if names_architecture(config):
+        return str(config["architectures"][0])
+    return _BY_MODEL_TYPE.get(str(config.get("model_type")), "(none)")
+
+
+def names_architecture(config: Mapping[str, Any]) -> bool:
+    """Whether config.json names an architecture of its own."""
     names = config.get("architectures")
-    return str(names[0]) if isinstance(names, list) and names else "(none)"
+    return isinstance(names, list) and bool(names)
 
 
 def settings_of(config: Mapping[str, Any], name: str) -> dict[str, Any]:

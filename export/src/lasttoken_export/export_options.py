@@ -9,6 +9,7 @@ from pathlib import Path
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.precisions import PRECISIONS, find_precision
+from lasttoken_export.quality.gate import check_accepted
 from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 from lasttoken_export.tensorrt.plan_choices import PlanChoices
@@ -24,6 +25,8 @@ RUNTIMES = {
 }
 """Names of the command line and of the encoder's parameter ``runtime``."""
 
+DEFAULT_QUEUE_TOKENS = 65536
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
@@ -35,7 +38,8 @@ class ExportOptions:
         runtime: One of `RUNTIMES`.
         triton_name: Name of the ensemble; None for the model's own.
         max_length: Longest text in tokens; None for the model's own.
-        max_queue_tokens: Most tokens waiting in the encoder.
+        max_queue_tokens: Most tokens waiting in the encoder; None for 65,536, or a batch's where
+            that is more.
         on_overflow: ``truncate`` or ``refuse`` a text beyond max_length.
         intra_op_threads: Threads of the runtime; 0 for one a core.
         plan: About the plan, for the TensorRT runtimes.
@@ -45,7 +49,8 @@ class ExportOptions:
         calibration: Texts and folder of the precisions that are calibrated; None for the defaults.
 
     Raises:
-        InvalidOption: A value is not one of those known, or the runtime cannot run the precision.
+        InvalidOption: A value is not one of those known, the runtime cannot run the precision, or
+            an option would do nothing.
     """
 
     output: Path
@@ -53,7 +58,7 @@ class ExportOptions:
     runtime: str = "onnxruntime"
     triton_name: str | None = None
     max_length: int | None = None
-    max_queue_tokens: int = 65536
+    max_queue_tokens: int | None = None
     on_overflow: str = "truncate"
     intra_op_threads: int = 0
     plan: PlanChoices = field(default_factory=PlanChoices)
@@ -87,11 +92,39 @@ class ExportOptions:
             check_triton_name(self.triton_name)
         if self.native_batch_size is not None and self.encoder != "native":
             raise InvalidOption("--native-batch-size is of a native encoder; add --encoder native")
-        is_calibrated = PRECISIONS[self.precision].is_calibrated
-        if not is_calibrated and self.calibration and self.calibration.texts:
+        if self.max_queue_tokens is not None and self.encoder == "native":
+            raise InvalidOption("--max-queue-tokens is of the python encoder; leave it away")
+        if self.calibration is not None and not PRECISIONS[self.precision].is_calibrated:
+            for name in self.calibration.chosen:
+                raise InvalidOption(
+                    f"--calibration-{name} is of calibrated precisions, and {self.precision} is "
+                    "none"
+                )
+        if self.quality.accepted and (self.precision == "fp32" or not self.quality.pairs):
             raise InvalidOption(
-                f"--calibration-texts is of calibrated precisions, and {self.precision} is none"
+                "--accept-quality is of figures that are measured; in fp32, and with "
+                "--quality-pairs 0, none are: leave it away"
             )
+        check_accepted(self.quality.accepted, self.precision)
+
+    def queue_tokens(self, max_batch_tokens: int) -> int:
+        """Return the most tokens waiting.
+
+        Args:
+            max_batch_tokens: Most tokens of a batch, the longest text at least.
+
+        Raises:
+            InvalidOption: Fewer than a batch's were chosen: it would never fill.
+        """
+        if self.max_queue_tokens is None:
+            return max(DEFAULT_QUEUE_TOKENS, max_batch_tokens)
+        if self.max_queue_tokens < max_batch_tokens:
+            raise InvalidOption(
+                f"--max-queue-tokens is {self.max_queue_tokens}; a batch takes up to "
+                f"{max_batch_tokens} tokens, and the queue must hold one: choose "
+                f"{max_batch_tokens} or more"
+            )
+        return self.max_queue_tokens
 
 
 def check_triton_name(name: str) -> None:

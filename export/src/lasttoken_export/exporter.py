@@ -15,6 +15,7 @@ from lasttoken_export.architectures import attention_cell_cost
 from lasttoken_export.card import Card
 from lasttoken_export.catalogue import CatalogueEntry, prompts_with_tasks
 from lasttoken_export.checkpoint import Checkpoint, validate_tensors
+from lasttoken_export.checkpoint.weights_digest import weights_digest
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.export_options import RUNTIMES, ExportOptions
 from lasttoken_export.graph.model_graph import model_graph
@@ -116,6 +117,7 @@ def export_model(
     max_batch_tokens = (
         max(max_length, preferred_tokens) if native is None else native.max_batch_tokens
     )
+    queue_tokens = options.queue_tokens(max_batch_tokens)
     contract = EmbeddingContract.of(entry)
     # A calibration takes hours for a large model: all but a lack of room is refused before it.
     model = entry.triton_name if options.triton_name is None else options.triton_name
@@ -183,7 +185,7 @@ def export_model(
                     "max_batch_tokens": str(max_batch_tokens),
                     "preferred_batch_tokens": str(preferred_tokens),
                     "max_batch_rows": str(MAX_ROWS),
-                    "max_queue_tokens": str(max(options.max_queue_tokens, max_batch_tokens)),
+                    "max_queue_tokens": str(queue_tokens),
                     "attention_cell_cost": f"{attention_cell_cost(config):.3g}",
                 },
             },
@@ -234,9 +236,11 @@ def export_model(
                 plan_record["graph_sha256"] = digests_of(kept, writer.staging)
         files = [*tokenizer_files, *served_files]
         card = Card(
-            model=entry.name,
+            model=entry.model_name,
+            like=entry.name if entry.weights_of else None,
             source=checkpoint.location,
             revision=checkpoint.revision,
+            weights_sha256=weights_digest(checkpoint),
             licence=asdict(entry.licence),
             architecture=config.architecture,
             graph_form="packed",

@@ -9,7 +9,6 @@ Source: https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +17,7 @@ from tokenizers import Tokenizer
 
 from lasttoken_export.catalogue import CatalogueEntry, Licence
 from lasttoken_export.checkpoint import ModelFiles
-from lasttoken_export.checkpoint.base import ServedConfig
+from lasttoken_export.checkpoint.base import ServedConfig, name_in
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import AmbiguousModel, CorruptFile
 from lasttoken_export.json_file import read_json, read_object
@@ -35,6 +34,7 @@ _OLD_POOLING_KEYS = {
 _WAY_OUT = "name a catalogue entry that it is served like: --like NAME"
 _LONGEST_PATH = 60
 """Characters of a module's folder, which is its number and its kind."""
+UNKNOWN_LICENCE = Licence(id="unknown", note="see the model's own card")
 _GOLDEN_TEXTS = ("", "How to bake a chocolate cake", "  two  spaces, 35°F\n\t日本語 🍰")
 
 
@@ -50,8 +50,7 @@ def entry_of_folder(folder: Path, checkpoint: ModelFiles) -> CatalogueEntry:
         CorruptFile: One of them is not JSON of the known form, or points out of the folder.
     """
     config = checkpoint.config
-    location = Path(checkpoint.location).resolve().name.lower()
-    name = re.sub(r"[^a-z0-9.]+", "-", location).strip("-.") or "model"
+    name = name_in(checkpoint.location)
     settings = _settings(folder / "config_sentence_transformers.json")
     model_config = _settings(folder / "config.json")
     decoder = isinstance(config, DecoderConfig)
@@ -62,7 +61,7 @@ def entry_of_folder(folder: Path, checkpoint: ModelFiles) -> CatalogueEntry:
     return CatalogueEntry(
         name=name,
         source={"kind": "hub", "id": checkpoint.location, "revision": checkpoint.revision},
-        licence=Licence(id="unknown", note="see the model's own card"),
+        licence=UNKNOWN_LICENCE,
         pooling=_pooling(folder),
         layer_norm=False,
         dimensions=config.hidden_size,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from lasttoken_export.native_config import (
     native_encoder_config,
     native_ensemble_config,
 )
+from lasttoken_export.staging import NEW, OLD, staging_folder, staging_parent
 
 _DISK_MARGIN_BYTES = 64 * 2**20
 """Room for everything that is not weights: graph, tokenizer, Python files."""
@@ -112,13 +112,11 @@ def staged_model(repository: Path, model: str) -> Iterator[RepositoryWriter]:
         model: Triton name of the model; folders of that name are replaced.
     """
     repository.mkdir(parents=True, exist_ok=True)
-    prefix = f".{model}."
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=_staging_parent(repository)) as folder:
-        staging = Path(folder)
-        writer = RepositoryWriter(model, staging / "new")
+    with staging_folder(staging_parent(repository), model) as staging:
+        writer = RepositoryWriter(model, staging / NEW)
         writer.staging.mkdir()
         yield writer
-        _publish(writer, repository, replaced=staging / "old")
+        _publish(writer, repository, replaced=staging / OLD)
 
 
 def _publish(writer: RepositoryWriter, repository: Path, *, replaced: Path) -> None:
@@ -138,18 +136,6 @@ def _publish(writer: RepositoryWriter, repository: Path, *, replaced: Path) -> N
         for source, target in reversed(renamed):
             target.rename(source)
         raise
-
-
-def _staging_parent(repository: Path) -> Path:
-    """Folder to write aside in.
-
-    Beside the repository: a Triton that starts meanwhile would take a folder within it for a model,
-    a hidden one too, and fail. Within it where it is a file system of its own, since only there a
-    rename is atomic.
-    """
-    beside = repository.resolve().parent
-    same_file_system = beside.stat().st_dev == repository.stat().st_dev
-    return beside if same_file_system and os.access(beside, os.W_OK) else repository
 
 
 def check_output(repository: Path, model: str) -> None:

@@ -37,10 +37,13 @@ def ended_by(words):
         (["verify", "x", "--pairs", "many"], 2, "invalid int value: 'many'"),
         (["smollm2-135m", "--output", "x", "--threads", "-1"], 2, "choose 0 or more"),
         (["smollm2-135m", "--output", "x", "--accept-quality", "speed"], 2, "names 'speed'"),
+        (["smollm2-135m", "--output", "x", "--precision", "int8", "--accept-quality",
+          "mean_cosine=inf"], 2, "'inf' is no number"),
+        (["smollm2-135m", "--output", "x", "--calibration-seed", "3"], 2, "and fp32 is none"),
         (["smollm2-135m", "--output", "x", "--quality-pairs", "1"], 2, "too few to rank"),
         (["smollm2-135m", "--output", "x", "--precision", "bf16"], 2, "bf16"),
     ],
-)
+)  # fmt: skip
 def test_arguments_do_not_wait_for_imports(words, code, said):
     ended, output, modules = ended_by(words)
     assert (ended, said in output) == (code, True), output

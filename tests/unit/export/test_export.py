@@ -223,9 +223,11 @@ def test_lengths_and_tensors_are_checked_before_anything_is_written(folder, tmp_
     [
         ({"runtime": "tensorrt"}, PlanError, "needs the Python package|there is none in"),
         ({"plan": PlanChoices(keep_graph=True)}, InvalidOption, "--keep-graph"),
+        ({"plan": PlanChoices(use_cache=False)}, InvalidOption, "--no-plan-cache are of plans"),
+        ({"max_queue_tokens": 511}, InvalidOption, "--max-queue-tokens is 511; a batch"),
         ({"quality": QualityOptions(retrieval_set="nope")}, InvalidOption, "'nope' is neither"),
     ],
-    ids=["target", "plan", "texts"],
+    ids=["target", "plan", "plan cache", "queue", "texts"],
 )
 def test_what_can_be_refused_is_refused_before_a_calibration(
     folder, tmp_path, monkeypatch, options, error, words
@@ -284,7 +286,8 @@ def test_the_command_line(folder, tmp_path, capsys):
     assert cli.main([str(folder), *arguments]) == 1
     captured = capsys.readouterr()
     assert "TokenizerMismatch: sfr-embedding-mistral: '<s>' has id 256" in captured.err
-    assert "cc-by-nc-4.0 (research only" in captured.err
+    said = "hf: licence unknown (see the model's own card); served like sfr-embedding-mistral"
+    assert said in captured.err
     with pytest.raises(SystemExit) as exit_code:
         cli.main([str(folder), "--precision", "fp7", "--output", output])
     assert exit_code.value.code == 2

@@ -6,6 +6,7 @@ import pytest
 
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.export_options import ExportOptions
+from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 
 
@@ -18,6 +19,21 @@ from lasttoken_export.quantisation.calibration_options import CalibrationOptions
         ({"native_batch_size": 0, "encoder": "native"}, "native_batch_size is 0"),
         ({"native_batch_size": 4}, "add --encoder native"),
         ({"calibration": CalibrationOptions(texts=Path("x"))}, "fp32 is none"),
+        ({"calibration": CalibrationOptions(seed=1)}, "--calibration-seed is .* fp32 is none"),
+        (
+            {"calibration": CalibrationOptions(folder=Path("x")), "precision": "int8-weights"},
+            "--calibration-folder is .* int8-weights is none",
+        ),
+        ({"quality": QualityOptions(accepted={"minimum_cosine": None})}, "--accept-quality is of"),
+        (
+            {"quality": QualityOptions(accepted={"ndcg_loss": None}, pairs=0), "precision": "int8"},
+            "--accept-quality is of figures that are measured",
+        ),
+        (
+            {"quality": QualityOptions(accepted={"ndcg_loss": 0.1}), "precision": "fp16"},
+            "--accept-quality ndcg_loss: the gate of fp16 does not ask for it",
+        ),
+        ({"max_queue_tokens": 9999, "encoder": "native"}, "--max-queue-tokens is of the python"),
         ({"triton_name": ""}, "cannot name a model"),
         ({"triton_name": "a/b"}, "cannot name a model"),
         ({"triton_name": "..", "precision": "fp16"}, "cannot name a model"),
@@ -28,6 +44,15 @@ from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 def test_what_cannot_be_is_refused(options, words):
     with pytest.raises(InvalidOption, match=words):
         ExportOptions(output=Path("x"), **options)
+
+
+def test_a_queue_that_holds_no_batch_is_refused():
+    assert ExportOptions(output=Path("x")).queue_tokens(512) == 65536
+    assert ExportOptions(output=Path("x")).queue_tokens(131072) == 131072
+    options = ExportOptions(output=Path("x"), max_queue_tokens=2048)
+    assert options.queue_tokens(2048) == 2048
+    with pytest.raises(InvalidOption, match=r"--max-queue-tokens is 2048; .*choose 2049 or more"):
+        options.queue_tokens(2049)
 
 
 def test_what_can_be_is_not():

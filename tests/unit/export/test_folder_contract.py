@@ -1,12 +1,15 @@
 """A user's own model: what its sentence-transformers files say, and what they leave open."""
 
+import dataclasses
 import json
 
 import pytest
 from tokenizers import Tokenizer, processors
 
 from lasttoken_export import cli
+from lasttoken_export.catalogue import Licence, entry
 from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.commands import export as export_command
 from lasttoken_export.errors import AmbiguousModel, CorruptFile, InvalidOption
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.folder_contract import entry_of_folder
@@ -139,6 +142,23 @@ def test_a_broken_file_is_named(folder):
     (folder / "modules.json").write_text("[")
     with pytest.raises(CorruptFile, match=r"modules\.json"):
         read(folder)
+
+
+def test_like_gives_contract_and_prompts_and_nothing_else(folder):
+    found, like = find_entry(str(folder), "bge-m3", open_checkpoint(folder)), entry("bge-m3")
+    assert found == dataclasses.replace(like, weights_of="my-model-1.5", licence=Licence(
+        id="unknown", note="see the model's own card"
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["all-minilm-l6-v2", "BAAI/bge-m3"])
+def test_a_model_of_the_catalogue_is_like_itself_only(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export_command, "open_model", lambda *_, **__: pytest.fail("downloaded"))
+    words = [model, "--output", str(tmp_path / "out"), "--like"]
+    assert cli.main([*words, "smollm2-135m"]) == 2
+    assert f"{model!r} is in the catalogue and is served by its own" in capsys.readouterr().err
+    assert find_entry("all-minilm-l6-v2", "all-minilm-l6-v2", None).weights_of is None
+    assert find_entry("BAAI/bge-m3", "bge-m3", None).licence == entry("bge-m3").licence
 
 
 def test_like_must_be_in_the_catalogue(folder, tmp_path):

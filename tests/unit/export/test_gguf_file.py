@@ -71,7 +71,10 @@ def test_a_catalogues_model_is_recognised(tmp_path, metadata, name):
             find_entry("m.gguf", None, file)
     else:
         assert find_entry("m.gguf", None, file).name == name
-    assert find_entry("m.gguf", "bge-m3", file).name == "bge-m3"
+    other = find_entry("m.gguf", "bge-m3", file)
+    assert (other.name, other.model_name, other.licence.id) == ("bge-m3", "m", "unknown")
+    if name is not None:
+        assert find_entry("m.gguf", name, file).licence.id != "unknown"
 
 
 def test_a_missing_tensor(tmp_path):

@@ -9,7 +9,9 @@ import pytest
 from tokenizer_settings import parse_settings
 from tritonclient.grpc import model_config_pb2
 
+from lasttoken_export import cli
 from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.commands import export as export_command
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
@@ -201,6 +203,23 @@ def test_its_int8_is_exact_on_any_processor_without_an_option(tmp_path):
     feeds = {"input_ids": np.concatenate(rows), "row_lengths": lengths}
     [vectors] = plain.run(None, feeds | {"slots": np.zeros(30, np.int32)})
     np.testing.assert_array_equal(vectors, encode_rows(open_graph(signed), rows))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        ("python", "serve it: lasttoken serve {}\n"),
+        ("native", "serve it: tritonserver --model-repository {}, of an installation with "
+                   "Triton's onnxruntime backend (lasttoken serve has Python's only)\n"),
+    ],
+)  # fmt: skip
+def test_the_command_says_what_can_serve_it(tmp_path, encoder, said, capsys, monkeypatch):
+    folder = write_folder(tmp_path / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    monkeypatch.setattr(export_command, "find_entry", lambda *_: make_entry())
+    output = str(tmp_path / "repository")
+    assert cli.main([str(folder), "--encoder", encoder, "--output", output]) == 0
+    assert capsys.readouterr().out.endswith(said.format(output))
 
 
 def test_what_triton_has_no_backend_for_is_refused(tmp_path):

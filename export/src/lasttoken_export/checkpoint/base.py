@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -108,6 +110,12 @@ class Checkpoint(ModelFiles, Protocol):
             CorruptFile: The file does not hold it whole.
         """
         ...
+
+
+def name_in(location: str) -> str:
+    """Return a model's name where its files tell none: that of its folder, file or hub id."""
+    last = Path(location).resolve().name.lower().removesuffix(".gguf")
+    return re.sub(r"[^a-z0-9.]+", "-", last).strip("-.") or "model"
 
 
 def canonical_name(name: str) -> str | None:

@@ -101,6 +101,17 @@ class GgufFile:
             return unpermute(array, heads)
         return array
 
+    def read_rows(self, name: str, rows: NDArray[np.int64]) -> bytes:
+        """See `weights_digest.Sampled`; as they are stored, quantised and in llama.cpp's order."""
+        stored = self._stored[name]
+        size = stored.bytes // (stored.shape[0] if len(stored.shape) > 1 else 1)
+        parts = []
+        with self._path.open("rb") as file:
+            for row in rows.tolist():
+                file.seek(stored.offset + row * size)
+                parts.append(file.read(size))
+        return stored.type.name.encode() + b"".join(parts)
+
     def tokenizer_json(self) -> str:
         """See `Checkpoint.tokenizer_json`: tokenizer.json beside the file, else its vocabulary."""
         beside = self._path.with_name("tokenizer.json")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
@@ -80,6 +81,17 @@ class SafetensorsFolder:
         with _opened(path) as file:
             array: NDArray[Any] = file.get_tensor(name_in_file)
         return array
+
+    def read_rows(self, name: str, rows: NDArray[np.int64]) -> bytes:
+        """See `weights_digest.Sampled`; float32, whatever type they are stored in."""
+        path, name_in_file = self._files[name]
+        with _opened(path) as file:
+            if len(self._shapes[name]) < 2:
+                parts = [file.get_tensor(name_in_file)]
+            else:
+                tensor = file.get_slice(name_in_file)
+                parts = [tensor[int(row) : int(row) + 1] for row in rows]
+        return b"".join(part.astype(np.float32).tobytes() for part in parts)
 
     def tokenizer_json(self) -> str:
         """See `Checkpoint.tokenizer_json`."""

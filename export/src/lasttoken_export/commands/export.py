@@ -19,7 +19,8 @@ from lasttoken_export.commands.calibration_arguments import layer_progress
 from lasttoken_export.commands.quality_arguments import text_progress
 from lasttoken_export.commands.quality_output import print_quality
 from lasttoken_export.export_options import ExportOptions
-from lasttoken_export.model_entry import find_entry
+from lasttoken_export.model_entry import check_like, find_entry
+from lasttoken_export.staging import remove_stale_staging
 from lasttoken_export.tensorrt.arguments import plan_progress
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run_export(
     Raises:
         ExportError: Something is wrong, or a gate is missed.
     """
+    check_like(options.model, options.like)
     known = load_catalogue().get(options.model)
     checkpoint = open_model(
         known.source if known else options.model,
@@ -48,11 +50,14 @@ def run_export(
     )
     entry = find_entry(options.model, options.like, checkpoint)
     note = f" ({entry.licence.note})" if entry.licence.note else ""
-    _say(f"{entry.name}: licence {entry.licence.id}{note}")
+    like = f"; served like {entry.name}" if entry.weights_of else ""
+    _say(f"{entry.model_name}: licence {entry.licence.id}{note}{like}")
     # Behind what is wrong with the model's name and files: they take seconds to import.
     from lasttoken_export.exporter import export_model
     from lasttoken_export.padded.exporter import export_padded_model
 
+    for line in remove_stale_staging(chosen.output):
+        _say(line)
     with (
         _progress_bar() as on_bytes,
         plan_progress() as on_plan,
@@ -80,7 +85,14 @@ def run_export(
                 on_texts=on_texts,
                 on_layer=on_layer,
             )
-    _print_report(report, as_json=options.json)
+    served_by = f"serve it: lasttoken serve {report.repository}"
+    if chosen.encoder == "native":
+        backend = "tensorrt" if chosen.runtime == "tensorrt" else "onnxruntime"
+        served_by = (
+            f"serve it: tritonserver --model-repository {report.repository}, of an installation "
+            f"with Triton's {backend} backend (lasttoken serve has Python's only)"
+        )
+    _print_report(report, served_by, as_json=options.json)
     return 0
 
 
@@ -100,7 +112,7 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
-def _print_report(report: ExportReport, *, as_json: bool) -> None:
+def _print_report(report: ExportReport, served_by: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**asdict(report), "repository": str(report.repository)}))
         return
@@ -111,4 +123,4 @@ def _print_report(report: ExportReport, *, as_json: bool) -> None:
     for name, value in report.checks.items():
         print(f"  {name}: {value}")
     print_quality(report.triton_name, report.quality)
-    print(f"serve it: lasttoken serve {report.repository}")
+    print(served_by)

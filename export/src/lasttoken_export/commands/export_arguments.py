@@ -12,7 +12,7 @@ from lasttoken_export.commands.calibration_arguments import (
     calibration_options,
 )
 from lasttoken_export.commands.quality_arguments import add_accept_quality
-from lasttoken_export.export_options import GRAPHS, RUNTIMES, ExportOptions
+from lasttoken_export.export_options import DEFAULT_QUEUE_TOKENS, GRAPHS, RUNTIMES, ExportOptions
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.gate import parse_accepted
 from lasttoken_export.quality.quality_options import EXPORT_PAIRS, SETS, QualityOptions
@@ -49,8 +49,9 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="longest text (model's)")
     parser.add_argument("--on-overflow", choices=("truncate", "refuse"), default="truncate",
                         help="what happens to a longer text (%(default)s)")  # fmt: skip
-    parser.add_argument("--max-queue-tokens", type=int, default=65536, metavar="TOKENS",
-                        help="most tokens waiting; more is refused (%(default)s)")  # fmt: skip
+    parser.add_argument("--max-queue-tokens", type=int, metavar="TOKENS",
+                        help="most tokens waiting, a batch's at least; more is refused "
+                        f"({DEFAULT_QUEUE_TOKENS})")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N",
                         help="threads of the CPU runtime; 0: one a core it may use")  # fmt: skip
     add_calibration_arguments(parser)

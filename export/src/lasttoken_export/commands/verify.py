@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from lasttoken_export.catalogue import CatalogueEntry, load_catalogue
 from lasttoken_export.catalogue import entry as catalogue_entry
-from lasttoken_export.catalogue import load_catalogue
-from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
+from lasttoken_export.checkpoint import Checkpoint, comes_from, open_checkpoint
 from lasttoken_export.commands.quality_arguments import text_progress
 from lasttoken_export.commands.quality_output import print_quality
 from lasttoken_export.errors import InvalidOption, QualityGateMissed
 from lasttoken_export.golden_scores import check_golden_scores
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_entry import find_entry
-from lasttoken_export.quality.gate import parse_accepted
-from lasttoken_export.quality.sets import open_set
-from lasttoken_export.quality.verify_repository import (
+from lasttoken_export.quality.artefact import (
     Artefact,
+    check_writable,
     open_artefact,
-    verify_artefact,
     write_quality,
 )
+from lasttoken_export.quality.gate import check_accepted, parse_accepted
+from lasttoken_export.quality.sets import open_set
+from lasttoken_export.quality.verify_repository import verify_artefact
 
 
 def run_verify(options: argparse.Namespace, cache_folder: Path | None) -> int:
@@ -41,6 +44,9 @@ def run_verify(options: argparse.Namespace, cache_folder: Path | None) -> int:
         return 0
     accepted = parse_accepted(options.accept_quality)
     artefact = open_artefact(Path(options.model))
+    check_accepted(accepted, artefact.card["precision"])
+    if not options.no_write:
+        check_writable(artefact)
     reference = _reference(options, artefact, cache_folder)
     texts = open_set(options.retrieval_set, pairs=options.pairs or None, cache_folder=cache_folder)
     with text_progress() as on_texts:
@@ -52,12 +58,12 @@ def run_verify(options: argparse.Namespace, cache_folder: Path | None) -> int:
             cache_folder=cache_folder,
             on_texts=on_texts,
         )
-    if not options.no_write:
-        write_quality(artefact, quality)
     if options.json:
-        print(json.dumps(quality))
+        print(json.dumps(quality), flush=True)
     else:
         print_quality(artefact.name, quality)
+    if not options.no_write:  # behind the figures, which are not to be lost
+        write_quality(artefact, quality)
     if missed := quality["gate"]["missed"]:
         raise QualityGateMissed(
             f"{artefact.name} misses the gate of {artefact.card['precision']}: {'; '.join(missed)}"
@@ -70,19 +76,36 @@ def _reference(
 ) -> tuple[Checkpoint, EmbeddingContract] | Artefact:
     if options.reference is not None:
         return open_artefact(options.reference)
-    known = load_catalogue().get(artefact.card["model"])
-    if options.checkpoint is None and known is None:
+    card = artefact.card
+    like = card.get("like")
+    if like is not None and options.like not in (None, like):
         raise InvalidOption(
-            f"{artefact.name} was exported from {artefact.card['source']!r}, which is not in the "
-            "catalogue; say where its weights are: --checkpoint SOURCE"
+            f"{artefact.name} was exported --like {like}; leave --like {options.like} away"
+        )
+    own = _entry_of_the_weights(card)
+    if options.checkpoint is None and own is None:
+        raise InvalidOption(
+            f"{artefact.name} was exported from {card['source']!r}, which is not in the catalogue; "
+            "say where its weights are: --checkpoint SOURCE"
         )
     # The revision of a hub id is on the card: the model is compared with what it was made from.
-    from_hub = options.checkpoint is None and known is not None and known.source["kind"] == "hub"
+    from_hub = options.checkpoint is None and own is not None and own.source["kind"] == "hub"
     checkpoint = open_checkpoint(
-        options.checkpoint or (known.source if known is not None else ""),
-        revision=artefact.card["revision"] if from_hub else None,
+        options.checkpoint or (own.source if own is not None else ""),
+        revision=card["revision"] if from_hub else None,
         cache_folder=cache_folder,
     )
-    entry = known or find_entry(options.checkpoint, options.like, checkpoint)
-    contract = EmbeddingContract.of(entry)
-    return checkpoint, contract
+    if own is None and like is not None:
+        own = catalogue_entry(like)
+    elif own is None and "like" not in card:  # of an exporter that put the entry's name there
+        own = load_catalogue().get(card["model"])
+    entry = own or find_entry(options.checkpoint, options.like, checkpoint)
+    return checkpoint, EmbeddingContract.of(entry)
+
+
+def _entry_of_the_weights(card: Mapping[str, Any]) -> CatalogueEntry | None:
+    """The entry of the catalogue whose own weights a model was exported from."""
+    entry = load_catalogue().get(card["model"])
+    if entry is None or card.get("like") is not None:
+        return None
+    return entry if comes_from(card["source"], card["revision"], entry.source) else None

@@ -111,6 +111,9 @@ def export_padded_model(
             f"runtime is {options.runtime!r}, encoder {options.encoder!r}; a padded graph runs on "
             "onnxruntime or onnxruntime-cuda, hosted by python"
         )
+    preferred_tokens = _PREFERRED_BATCH_TOKENS[runtime]
+    max_batch_tokens = max(max_length, preferred_tokens)
+    queue_tokens = options.queue_tokens(max_batch_tokens)
     name = entry.triton_name if options.triton_name is None else options.triton_name
     check_output(options.output, name)
     check_disk(options.output, 2 * _weight_bytes_on_disk(model.folder))
@@ -129,8 +132,6 @@ def export_padded_model(
         graph.producer_name, graph.producer_version = "lasttoken-export, optimum", __version__
         tensors = (value.const_value for value in graph.graph.initializers.values())
         weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-        preferred_tokens = _PREFERRED_BATCH_TOKENS[runtime]
-        max_batch_tokens = max(max_length, preferred_tokens)
         writer.write_models(
             dimensions=config.hidden_size,
             parameters={
@@ -143,7 +144,7 @@ def export_padded_model(
                     "vocab_size": str(config.vocab_size),
                     "max_batch_tokens": str(max_batch_tokens),
                     "preferred_batch_tokens": str(preferred_tokens),
-                    "max_queue_tokens": str(max(options.max_queue_tokens, max_batch_tokens)),
+                    "max_queue_tokens": str(queue_tokens),
                     # 4 operations an element of a layer's heads, over 2 a parameter of the whole.
                     "attention_cell_cost": (
                         f"{8 * config.hidden_size * config.num_layers / weight_bytes:.3g}"
@@ -169,7 +170,8 @@ def export_padded_model(
         data_file = graph_file.with_name("encoder.onnx.data")
         files = [*tokenizer_files, graph_file, *([data_file] if data_file.exists() else [])]
         card = Card(
-            model=entry.name,
+            model=entry.model_name,
+            like=entry.name if entry.weights_of else None,
             source=model.location,
             revision=model.revision,
             licence=asdict(entry.licence),

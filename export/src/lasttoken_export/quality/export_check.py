@@ -174,6 +174,7 @@ def describe(
     gate: GateResult,
     *,
     target: str,
+    compared_with: str = "fp32 graph of the same checkpoint",
 ) -> dict[str, Any]:
     """Return a measurement as the card holds it."""
     invariance = measurement.invariance
@@ -189,7 +190,7 @@ def describe(
             "tokens": sum(map(len, rows)),
             "sha256": texts.sha256,
         },
-        "compared_with": "fp32 graph of the same checkpoint",
+        "compared_with": compared_with,
         "measured_on": f"ONNX Runtime {onnxruntime.__version__}, CPU",
         **({"plan": of_plan} if target.startswith("tensorrt") else {}),
     }

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from lasttoken_export.errors import InvalidOption
+from lasttoken_export.json_file import is_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def pairs_of_file(path: Path) -> RetrievalSet:
         InvalidOption: The file is not there, or a line is not such a pair.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line ends
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
     except OSError as error:
         raise InvalidOption(f"{path}: {error.strerror}; give a file of JSON lines") from None
     except UnicodeDecodeError as error:
@@ -75,9 +75,9 @@ def pairs_of_file(path: Path) -> RetrievalSet:
         try:
             pair = json.loads(line)
             query, document = pair["query"], pair["document"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             query = document = None
-        if not _is_text(query) or not _is_text(document):
+        if not is_text(query) or not is_text(document):
             raise InvalidOption(
                 f'{path}:{number} is {line[:60]!r}; write {{"query": "...", "document": "..."}}'
             )
@@ -89,11 +89,6 @@ def pairs_of_file(path: Path) -> RetrievalSet:
         queries=tuple(queries),
         documents=tuple(documents),
     )
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether it is a string that UTF-8 can hold: JSON can spell half a surrogate pair."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def distinct_pairs(

@@ -1,24 +1,20 @@
-"""Verifies a model of a repository against fp32 and writes the figures into its card."""
+"""Verifies a model of a repository against fp32."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken_export.card import read_card
 from lasttoken_export.checkpoint import Checkpoint
-from lasttoken_export.errors import InvalidOption, ModelNotFound, VerificationFailed
+from lasttoken_export.checkpoint.weights_digest import weights_digest
+from lasttoken_export.errors import InvalidOption, VerificationFailed
 from lasttoken_export.graph.packed_graph import EmbeddingContract
-from lasttoken_export.model_config import with_parameters
-from lasttoken_export.model_files import sha256
-from lasttoken_export.model_sources import ENCODER, ENSEMBLE, TOKENIZER
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quality.artefact import Artefact, check_files, open_artefact, write_quality
 from lasttoken_export.quality.export_check import describe, row_counter, why_not_run
 from lasttoken_export.quality.gate import check_gate
 from lasttoken_export.quality.measurement import measure_graph
@@ -30,75 +26,9 @@ from lasttoken_export.quality.reference_vectors import (
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.quality.token_rows import embed_rows, open_graph, tokenize_set
 
+__all__ = ["Artefact", "check_files", "open_artefact", "verify_artefact", "write_quality"]
+
 _INVARIANCE_ROWS = 60
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artefact:
-    """A model of a repository.
-
-    Attributes:
-        repository: The Triton model repository.
-        name: Triton name of the ensemble.
-        card: Its card.
-    """
-
-    repository: Path
-    name: str
-    card: Mapping[str, Any]
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """Version folder of its tokenizer."""
-        return self.repository / f"{self.name}{TOKENIZER}" / "1"
-
-    @property
-    def graph(self) -> Path:
-        """Its ONNX file."""
-        return self.repository / f"{self.name}{ENCODER}" / "1" / "encoder.onnx"
-
-
-def open_artefact(path: Path) -> Artefact:
-    """Open ``<repository>/<model>``.
-
-    Raises:
-        ModelNotFound: No exported model lies there.
-        CorruptFile: Its card is none.
-    """
-    card_file = path / "1" / "card.json"
-    if not card_file.is_file():
-        raise ModelNotFound(
-            f"{path} is no exported model: {card_file} is not there; name the ensemble's folder, "
-            "<repository>/<model>"
-        )
-    card = read_card(card_file)
-    return Artefact(repository=path.resolve().parent, name=path.resolve().name, card=card)
-
-
-def check_files(artefact: Artefact) -> None:
-    """Prove that the files that decide what a model answers are those that its card describes.
-
-    Raises:
-        VerificationFailed: One is missing or another.
-    """
-    digests = artefact.card.get("sha256")
-    if not digests:
-        raise VerificationFailed(f"the card of {artefact.name} names no files; export it again")
-    plan = artefact.card.get("plan") or {}
-    if plan and artefact.graph.is_file() and "graph_sha256" not in plan:
-        raise VerificationFailed(
-            f"the card of {artefact.name} does not name {artefact.graph}, which lies beside the "
-            "plan; export it again with --keep-graph"
-        )
-    for relative, digest in {**digests, **plan.get("graph_sha256", {})}.items():
-        path = artefact.repository / relative
-        if not path.is_file():
-            raise VerificationFailed(f"{path} is missing; export the model again")
-        if sha256(path) != digest:
-            raise VerificationFailed(
-                f"{path} is not the file that was exported: its digest is not the card's; "
-                "export the model again"
-            )
 
 
 def verify_artefact(
@@ -141,6 +71,7 @@ def verify_artefact(
     if refusal is not None:
         raise InvalidOption(f"{artefact.name} cannot be verified on this machine: {refusal}")
     _check_same_tokenizer(artefact, reference)
+    compared_with = _check_same_weights(artefact, reference)
     _check_memory(artefact, reference)
     rows = tokenize_set(artefact.tokenizer_folder, texts)
     on_rows = row_counter(2 * len(rows), on_texts)
@@ -167,25 +98,8 @@ def verify_artefact(
         PRECISIONS[artefact.card["precision"]].gate,
         {**earlier, **accepted},
     )
-    quality = describe(texts, rows, measurement, gate, target=target)
+    quality = describe(texts, rows, measurement, gate, target=target, compared_with=compared_with)
     return {"status": "measured", **quality}
-
-
-def write_quality(artefact: Artefact, quality: Mapping[str, Any]) -> None:
-    """Write figures into card.json and into its copy in the ensemble's configuration."""
-    folder = artefact.repository / f"{artefact.name}{ENSEMBLE}"
-    card = {**artefact.card, "quality": dict(quality)}
-    text = json.dumps(card, ensure_ascii=False, separators=(",", ":"))
-    config = with_parameters((folder / "config.pbtxt").read_text(encoding="utf-8"), {"card": text})
-    _replace(folder / "1" / "card.json", json.dumps(card, ensure_ascii=False, indent=1) + "\n")
-    _replace(folder / "config.pbtxt", config)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.rename(path)
 
 
 def _check_same_tokenizer(
@@ -206,6 +120,25 @@ def _check_same_tokenizer(
         raise VerificationFailed(
             f"{artefact.name} and {name} have different tokenizers: they are not the same model"
         )
+
+
+def _check_same_weights(
+    artefact: Artefact, reference: tuple[Checkpoint, EmbeddingContract] | Artefact
+) -> str:
+    """Refuse a reference made of other weights; return what the card says it is compared with."""
+    own = artefact.card.get("weights_sha256")
+    if isinstance(reference, Artefact):
+        name, other = reference.name, reference.card.get("weights_sha256")
+    else:
+        name, other = reference[0].location, weights_digest(reference[0])
+    if own is None or other is None:
+        return f"fp32 graph of {name}; the card has no digest of the weights that were exported"
+    if own != other:
+        raise VerificationFailed(
+            f"{artefact.name} was exported from other weights than those of {name}: their digest "
+            f"is not the card's; compare it with {artefact.card['source']!r}, which it was made of"
+        )
+    return "fp32 graph of the same checkpoint"
 
 
 def _check_memory(

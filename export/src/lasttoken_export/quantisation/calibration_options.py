@@ -21,3 +21,8 @@ class CalibrationOptions:
     seed: int = 0
     folder: Path | None = None
     cache_folder: Path | None = None
+
+    @property
+    def chosen(self) -> list[str]:
+        """Names of what is not left at its default, the cache folder aside."""
+        return [name for name in ("texts", "seed", "folder") if getattr(self, name)]

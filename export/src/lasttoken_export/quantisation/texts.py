@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from lasttoken_export.errors import InvalidOption
+from lasttoken_export.json_file import is_text
 
 _LONG_TEXTS = 14
 _PARTS_OF_A_LONG_TEXT = (3, 10)
@@ -35,11 +36,13 @@ def read_texts(path: Path) -> list[str]:
         InvalidOption: The file cannot be read, or holds no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidOption(
             f"the calibration texts {str(path)!r} cannot be read: {error}"
         ) from None
+    # A text in JSON may hold other line ends than the file's.
+    lines = content.split("\n") if path.suffix == ".jsonl" else content.splitlines()
     texts = [_text_of(line, path) for line in lines if line.strip()]
     if not texts:
         raise InvalidOption(f"{str(path)!r} holds no calibration texts; give one a line")
@@ -51,12 +54,12 @@ def _text_of(line: str, path: Path) -> str:
         return line
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidOption(f"{str(path)!r} has a line that is no JSON: {line[:60]!r}") from None
     text = value.get("text") if isinstance(value, dict) else value
-    if not isinstance(text, str):
+    if not is_text(text):
         raise InvalidOption(
-            f"{str(path)!r} has a line that is neither a string nor an object with 'text': "
-            f"{line[:60]!r}"
+            f"{str(path)!r} has a line that is neither a string nor an object with 'text', or that "
+            f"spells half a surrogate pair: {line[:60]!r}"
         )
     return text

@@ -48,10 +48,12 @@ def prepare_plan(
         UnsupportedDevice: The target, or its lack of the precision.
     """
     if runtime not in PLAN_RUNTIMES:
-        if choices.compute_capability or choices.weight_streaming or choices.keep_graph:
+        chosen = [choices.compute_capability, choices.weight_streaming, choices.keep_graph]
+        if any(chosen) or not choices.use_cache:
             raise InvalidOption(
-                f"--compute-capability, --weight-streaming and --keep-graph are of plans, and "
-                f"--runtime {runtime} has none; choose --runtime {' or '.join(PLAN_RUNTIMES)}"
+                "--compute-capability, --weight-streaming, --keep-graph and --no-plan-cache are of "
+                f"plans, and --runtime {runtime} has none; choose --runtime "
+                f"{' or '.join(PLAN_RUNTIMES)}"
             )
         return None
     capability = choices.compute_capability

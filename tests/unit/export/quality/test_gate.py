@@ -8,7 +8,7 @@ import pytest
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.batch_invariance import BatchInvariance, check_batch_invariance
-from lasttoken_export.quality.gate import check_gate, parse_accepted
+from lasttoken_export.quality.gate import check_accepted, check_gate, parse_accepted
 from lasttoken_export.quality.quality_report import QualityFigures
 
 FINE = QualityFigures(
@@ -83,6 +83,30 @@ def test_vectors_that_change_with_their_batch_are_refused():
     assert missed("int8", invariance=None) == []
 
 
+@pytest.mark.parametrize(("bound", "passes"), [(1e-6, True), (9e-7, False), (0.0, False)])
+def test_a_batch_may_change_vectors_up_to_what_is_accepted(bound, passes):
+    differs = dataclasses.replace(
+        SAME, bitwise_batch_invariant=False, largest_batch_difference=1e-6
+    )
+    found = missed("int8", {"batch_invariance": bound}, invariance=differs)
+    assert (found == []) is passes
+    if not passes:
+        assert found == [
+            "batch_invariance: vectors change with their batch, by up to 1e-06, at most "
+            f"{bound:g} is asked"
+        ]
+    not_finite = dataclasses.replace(differs, largest_batch_difference=None)
+    for accepted in (bound, None):
+        assert missed("int8", {"batch_invariance": accepted}, invariance=not_finite)
+
+
+def test_what_a_precision_does_not_bound_cannot_be_accepted():
+    assert missed("fp16", {"mean_cosine": 0.9999, "ndcg_loss": -1.0}, mean_cosine=0.5) == []
+    with pytest.raises(InvalidOption, match="ndcg_loss: the gate of fp16 does not ask for it, but"):
+        check_accepted({"ndcg_loss": 0.1}, "fp16")
+    check_accepted({"mean_cosine": None, "ndcg_loss": 0.1, "batch_invariance": None}, "int4")
+
+
 def test_accepted_figures_are_read():
     assert parse_accepted(["mean_cosine=0.97", "ndcg_loss"]) == {
         "mean_cosine": 0.97,
@@ -92,6 +116,9 @@ def test_accepted_figures_are_read():
         parse_accepted(["cosine=0.9"])
     with pytest.raises(InvalidOption, match="'low' is no number"):
         parse_accepted(["mean_cosine=low"])
+    for value in ("inf", "-Infinity", "nan", "1e999"):
+        with pytest.raises(InvalidOption, match=f"'{value}' is no number"):
+            parse_accepted([f"mean_cosine={value}"])
 
 
 class Leaky:

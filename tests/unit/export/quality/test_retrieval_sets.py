@@ -142,6 +142,11 @@ def test_a_text_may_hold_any_character_that_is_one(tmp_path):
     path.write_text('{"query": "a", "document": "\\ud800"}\n')
     with pytest.raises(InvalidOption, match=r"pairs\.jsonl:1 is "):
         open_set(str(path))
+    path.write_text("[" * 100_000)
+    with pytest.raises(InvalidOption, match=r"pairs\.jsonl:1 is "):
+        open_set(str(path))
+    path.write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8-sig")
+    assert open_set(str(path)).queries == found.queries
     path.write_bytes(b'{"query": "\xff"}')
     with pytest.raises(InvalidOption, match=r"is not UTF-8 \(byte 11\)"):
         open_set(str(path))
