@@ -21,6 +21,7 @@ from lasttoken import (
     EmbeddingClient,
     LasttokenError,
     RepositoryInvalid,
+    RetryPolicy,
     ServerError,
     ServerStartFailed,
     ServerStopped,
@@ -274,6 +275,42 @@ def test_serve_stops_cleanly(repository, tmp_path, number, code):
         assert "Traceback" not in process.stderr.read()
     finally:
         close(process)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_serve_at_once_and_leaves_no_server(repository, number, code):
+    process, places = start_serve(repository, "--probe-interval", "0")
+    failed = []
+
+    def work() -> None:
+        with EmbeddingClient(places["grpc"], MODEL, retry=RetryPolicy(max_attempts=1)) as client:
+            try:
+                client.embed("SLEEP 20 s")
+            except LasttokenError as error:
+                failed.append(error)
+
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+        time.sleep(0.5)
+        process.send_signal(number)
+        time.sleep(0.5)
+        assert process.poll() is None  # it waits for the work
+        assert group_members(places["pid"])
+        process.send_signal(number)
+        assert process.wait(5) == code
+        assert not group_members(places["pid"])
+        assert not shared_memory_of(process.pid)
+        assert not listening_addresses(int(places["grpc"].rsplit(":", 1)[1]))
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert "requests in flight have 30 s to finish" in said
+        assert "ending the server at once" in said
+        assert "Traceback" not in said
+    finally:
+        close(process)
+        thread.join(30)
+    assert failed
 
 
 def test_serve_shows_the_log_when_it_fails(repository):

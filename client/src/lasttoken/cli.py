@@ -1,7 +1,7 @@
 """The command `lasttoken`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage,
-130 interrupted with Ctrl-C. The subcommands are in `lasttoken.commands`.
+130 interrupted with Ctrl-C, 143 with SIGTERM. The subcommands are in `lasttoken.commands`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits a moment, and SIGTERM that ends a program as cleanly as Ctrl-C."""
+"""Ctrl-C that waits a moment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 
@@ -34,20 +33,3 @@ def interrupts_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if held:
             before(*held[0])
-
-
-@contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM inside the block into SystemExit, so that servers and folders are cleared away.
-
-    The exit code is the shell's for a program that SIGTERM ended: 143. Only in the main thread.
-    """
-    previous = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _exit(signal_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signal_number)

@@ -94,6 +94,10 @@ def test_embed_of_nothing_prints_nothing(run):
         ([], None, "COMMAND"),
         (["serve"], None, "repository"),
         (["serve", ".", "--host", "example"], None, "host is 'example'"),
+        (["serve", ".", "--stop-timeout", "0"], None, "stop_timeout_s is 0.0"),
+        (["serve", ".", "--stop-timeout", "inf"], None, "stop_timeout_s is inf"),
+        (["serve", ".", "--stop-timeout", "soon"], None, "invalid float"),
+        (["serve", ".", "--probe-interval", "-1"], None, "interval_s is -1.0"),
     ],
 )
 def test_wrong_usage_exits_2_and_says_why(run, arguments, stdin, words):

@@ -266,28 +266,96 @@ def test_stdin_into_a_file(run, tmp_path):
     assert parquet.read_table(output).column("text").to_pylist() == ["a", "", "last é"]
 
 
-def test_ctrl_c_leaves_what_resume_goes_on_with(fake, tmp_path):
-    texts = many()
+def embed_process(fake, output, *arguments, **streams):
+    command = [sys.executable, "-m", "lasttoken.cli", "embed", "--url", fake.url]
+    command += ["--output", str(output), *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **streams)
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_stopped_run_leaves_what_resume_goes_on_with(run, fake, tmp_path, number, code):
+    texts = many(1000)  # fewer than a block of the client's own
     path = write_inputs(tmp_path, texts)[".txt"]
     output = tmp_path / "o.npy"
-    fake.otherwise = delay(0.05)
-    command = [
-        sys.executable, "-m", "lasttoken.cli", "embed", "--url", fake.url,
-        "--input", str(path), "--output", str(output),
-    ]  # fmt: skip
+    few_are_answered = iter([True] * 4)
+    answered = delay(0.05)
+    fake.otherwise = lambda call, tensors: (
+        answered if next(few_are_answered, False) else delay(60)
+    )(call, tensors)
     rows = tmp_path / "o.npy.part" / "rows.bin"
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        end = time.monotonic() + 60
-        while not (rows.exists() and rows.stat().st_size) and time.monotonic() < end:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-        assert "--resume" in process.stderr.read()
+    with embed_process(fake, output, "--input", path) as process:
+        assert fake.wait_until(lambda f: rows.exists() and rows.stat().st_size, seconds=60)
+        process.send_signal(number)
+        assert process.wait(60) == code
+        said = process.stderr.read()
     assert fake.wait_until(lambda f: f.in_flight == 0)  # the server was told
     assert not output.exists()
+    match = re.fullmatch(
+        r"lasttoken: interrupted: (\d+) of 1000 texts are done, in (.*); --resume goes on .*\n",
+        said,
+    )
+    assert match, said
+    assert 0 < int(match[1]) < 1000
+    assert match[2] == str(rows.parent)
     fake.otherwise = lambda call, tensors: None
-    subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=120)
+    before = len(fake.calls)
+    code, _, err = run("embed", "--input", path, "--output", output, "--resume")
+    assert code == 0
+    assert f"{match[1]} of them from before" in err
+    sent = [text.decode() for call in fake.calls[before:] for text in call.texts]
+    assert sorted(sent) == sorted(texts[int(match[1]) :])
     assert np.array_equal(np.load(output), vectors_of(texts))
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("given", ["stdin", "file"])
+def test_a_run_stopped_before_its_first_row_leaves_nothing_and_says_so(
+    run, fake, tmp_path, given, number, code
+):
+    texts = many(100)
+    path = write_inputs(tmp_path, texts)[".txt"]
+    output = tmp_path / "o.npy"
+    arguments = () if given == "stdin" else ("--input", path)
+    fake.otherwise = delay(60)
+    with path.open("rb") as lines, embed_process(fake, output, *arguments, stdin=lines) as process:
+        assert fake.wait_until(lambda f: f.in_flight, seconds=60)
+        assert (tmp_path / "o.npy.part").exists()
+        process.send_signal(number)
+        assert process.wait(60) == code
+        said = process.stderr.read()
+    assert said == "lasttoken: interrupted: no text is done, and nothing is left behind\n"
+    assert not (tmp_path / "o.npy.part").exists()
+    fake.otherwise = lambda call, tensors: None
+    stdin = path.read_bytes() if given == "stdin" else None
+    assert run("embed", "--output", output, *arguments, stdin=stdin)[0] == 0  # without --resume
+    assert np.array_equal(np.load(output), vectors_of(texts))
+
+
+def test_what_a_kill_leaves_before_the_first_row_stands_in_no_ones_way(run, fake, tmp_path):
+    path = write_inputs(tmp_path, TEXTS)[".txt"]
+    output = tmp_path / "o.npy"
+    fake.otherwise = delay(60)
+    with embed_process(fake, output, "--input", path) as process:
+        assert fake.wait_until(lambda f: f.in_flight, seconds=60)
+        process.kill()
+    assert (tmp_path / "o.npy.part" / "state.json").exists()
+    fake.otherwise = lambda call, tensors: None
+    assert run("embed", "--input", path, "--output", output, "--prompt-name", "q")[0] == 0
+    assert not (tmp_path / "o.npy.part").exists()
+
+
+def test_rows_of_which_nothing_says_what_they_are_are_no_run_to_go_on_with(run, tmp_path):
+    part = tmp_path / "a.npy.part"
+    part.mkdir()
+    (part / "rows.bin").write_bytes(b"rows")
+    (part / "state.json").write_text('{"dtype": "<f4", "wid')
+    for more in ((), ("--resume",)):
+        code, _, err = run("embed", "--output", tmp_path / "a.npy", "x", *more)
+        assert code == 2
+        assert "state.json cannot be read" in err
 
 
 @pytest.mark.parametrize(
@@ -349,7 +417,7 @@ def test_headers_and_the_token_go_along(run, fake, monkeypatch):
 
 def test_exit_codes_stand_in_the_help(run):
     _, out, _ = run("embed", "--help")
-    for words in ("0 done", "1 failed", "2 wrong usage", "130 interrupted"):
+    for words in ("0 done", "1 failed", "2 wrong usage", "130 interrupted", "143 with SIGTERM"):
         assert words in out
 
 

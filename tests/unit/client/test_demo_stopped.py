@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 PROGRAM = """
@@ -32,6 +33,51 @@ def test_sigterm_clears_away_what_the_demonstration_made():
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
         assert not folder.exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+SERVING = """
+import argparse, os, signal, sys, time
+from lasttoken.commands import demo
+from lasttoken.local import LocalTriton
+from lasttoken.local import server as local
+from lasttoken.local.program import ServerProgram
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+local.find_program = lambda *_: ServerProgram(
+    path=sys.argv[1], arguments=(), environment=dict(os.environ), library_path=""
+)
+local.read_repository = lambda _: ()
+local.wait_until_ready = lambda *_, **__: time.sleep(0.5)
+
+def run_demo(**options):
+    with LocalTriton(".") as server:
+        print(server.pid, flush=True)
+        time.sleep(60)
+
+demo.run_demo = run_demo
+arguments = argparse.Namespace(model=None, precision="fp32", cache=None, python=None)
+sys.exit(demo.DEMO.run(arguments))
+"""
+
+
+def test_a_second_sigterm_ends_the_demonstrations_server_at_once(tmp_path):
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\ntrap '' TERM\nsleep 60\nsleep 60\n")
+    program.chmod(0o755)
+    command = [sys.executable, "-c", SERVING, str(program)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+        assert not Path(f"/proc/{server}").exists()
     finally:
         process.kill()
         process.wait()

@@ -20,8 +20,10 @@ from lasttoken import (
     ServerStopped,
 )
 from lasttoken.local import LocalTriton
+from lasttoken.local import server as local_server
 from lasttoken.local.ports import address, free_ports
 from lasttoken.local.process import ServerProcess
+from lasttoken.local.program import ServerProgram
 from lasttoken.local.repository import read_repository
 from lasttoken.local.server_log import explain
 
@@ -86,6 +88,30 @@ def start(tmp_path: Path, program: str, **changes: object) -> ServerProcess:
     return ServerProcess([sys.executable, "-c", program], **settings)
 
 
+def program_that(folder: Path, does: str) -> ServerProgram:
+    """A program in place of tritonserver."""
+    path = folder / "program"
+    path.write_text(f"#!{sys.executable}\nimport signal, time\n{does}\n")
+    path.chmod(0o755)
+    return ServerProgram(
+        path=str(path), arguments=(), environment=dict(os.environ), library_path=""
+    )
+
+
+@pytest.fixture
+def server_of(tmp_path, monkeypatch):
+    """Makes a server that runs another program and is ready when that has had a moment."""
+
+    def make(does: str) -> LocalTriton:
+        program = program_that(tmp_path, does)
+        monkeypatch.setattr(local_server, "find_program", lambda *_: program)
+        monkeypatch.setattr(local_server, "read_repository", lambda _: ())
+        monkeypatch.setattr(local_server, "wait_until_ready", lambda *_, **__: time.sleep(0.5))
+        return LocalTriton(tmp_path)
+
+    return make
+
+
 def wait_for_log(process: ServerProcess, words: str) -> None:
     end = time.monotonic() + 10
     while words not in process.log():
@@ -147,6 +173,64 @@ def test_a_process_that_does_not_listen_is_killed_with_its_children_and_nobody_e
     finally:
         bystander.terminate()
         bystander.wait()
+
+
+def test_a_second_ctrl_c_kills_the_process_and_its_children(tmp_path):
+    process = start(
+        tmp_path,
+        "import signal, subprocess, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('child', subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
+        "time.sleep(60)",
+    )
+    wait_for_log(process, "child")
+    child = int(process.log().split()[1])
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        process.stop(30.0)
+    assert process.exit_code == -signal.SIGKILL
+    assert not alive(child)
+
+
+def test_ctrl_c_while_a_server_begins_leaves_none(server_of, monkeypatch):
+    begun = []
+    real = subprocess.Popen
+
+    def slow(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)  # the main thread waits for this one
+        begun.append(real(*arguments, **options))
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    server = server_of("time.sleep(60)")
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+    assert not alive(begun[0].pid)
+
+
+def test_a_server_whose_stopping_is_interrupted_is_gone_with_its_shared_memory(server_of):
+    server = server_of("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)")
+    memory = Path("/dev/shm") / f"{server._server_id}_1"  # noqa: S108
+    server.start()
+    pid = server.pid
+    memory.write_bytes(b"x")
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        server.stop()
+    assert not alive(pid)
+    assert not memory.exists()
+    with pytest.raises(ServerStopped):
+        _ = server.pid
+
+
+def test_a_server_is_killed_while_its_stop_waits(server_of):
+    server = server_of("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)")
+    with server:
+        pid = server.pid
+        threading.Timer(0.3, server.kill).start()
+    assert not alive(pid)
+    server.kill()  # again, without harm
 
 
 def test_children_left_behind_by_a_process_that_ended_are_killed(tmp_path):
@@ -227,6 +311,7 @@ def test_the_log_is_appended_to_and_read_from_this_process_on(tmp_path):
         ({"host": "localhost"}, "host is 'localhost'"),
         ({"ready_timeout_s": 0}, "ready_timeout_s is 0"),
         ({"stop_timeout_s": float("nan")}, "stop_timeout_s is nan"),
+        ({"stop_timeout_s": float("inf")}, "stop_timeout_s is inf"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, options, words):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -141,32 +140,124 @@ def test_a_part_of_another_run_is_not_taken_for_ours(options, tmp_path):
         embed_corpus(options(resume=True))
 
 
-def test_ctrl_c_leaves_whole_parts_and_resume_finishes(options, fake, tmp_path, capsys):
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+def corpus_process(fake, settings, *arguments):
+    command = [sys.executable, "-m", "lasttoken.cli", "embed-corpus", *settings.inputs]
+    command += ["--output", settings.output, "--url", fake.url, "--max-in-flight", "2", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_stopped_run_leaves_whole_parts_and_resume_finishes(
+    options, fake, tmp_path, capsys, number, code
+):
     table = some_rows(1500)
     settings = options(table)
     fake.otherwise = delay(0.15)
-    arguments = [
-        "embed-corpus", *settings.inputs, "--output", settings.output, "--url", fake.url,
-        "--rows-per-part", "100", "--max-in-flight", "2",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lasttoken.cli", *arguments], stderr=subprocess.PIPE, text=True
-    )
+    process = corpus_process(fake, settings, "--rows-per-part", "100")
     out = tmp_path / "out"
     assert fake.wait_until(lambda _: len(list(out.glob("part-*"))) >= 2, seconds=60)
-    os.kill(process.pid, signal.SIGINT)
+    process.send_signal(number)
     _, words = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "--resume continues" in words
-    assert "Traceback" not in words
+    assert process.returncode == code
     done = len(list(out.glob("part-*")))
+    assert words == (
+        f"lasttoken: interrupted: {done}00 of 1500 rows are done, in the finished parts in {out}; "
+        "--resume goes on with them\n"
+    )
     assert 2 <= done < 15
     assert not list(out.glob("_tmp-*"))
     fake.otherwise = answer
-    assert main([*arguments, "--resume", "--json"]) == 0
+    command = ["embed-corpus", *settings.inputs, "--output", settings.output, "--url", fake.url]
+    assert main([*command, "--resume", "--json"]) == 0  # parts are as large as they were
     result = json.loads(capsys.readouterr().out)
-    assert (result["rows"], result["resumed_parts"]) == (1500, done)
+    assert (result["rows"], result["resumed_parts"], result["parts"]) == (1500, done, 15)
     check_output(out, table)
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("folder", ["missing", "empty"])
+def test_a_run_stopped_before_its_first_part_leaves_nothing_and_says_so(
+    options, fake, tmp_path, number, code, folder
+):
+    settings = options(some_rows(300))
+    out = tmp_path / "out"
+    if folder == "empty":
+        out.mkdir()
+    fake.first.append(answer)  # what tries the prompt
+    fake.otherwise = delay(60)
+    process = corpus_process(fake, settings)
+    assert fake.wait_until(lambda f: len(f.calls) > 1, seconds=60)
+    assert (out / "_lasttoken.json").exists()
+    process.send_signal(number)
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert words == "lasttoken: interrupted: no part is finished, and nothing is left behind\n"
+    assert (list(out.iterdir()) if folder == "empty" else out.exists()) in ([], False)
+
+
+def test_a_run_that_fails_before_its_first_part_does_not_stand_in_the_way(options, fake, tmp_path):
+    def refuse_one(call, tensors):
+        if any(text.startswith(b"text 7 ") for text in call.texts):
+            refuse(grpc.StatusCode.INVALID_ARGUMENT, "not this one")(call, tensors)
+
+    fake.otherwise = refuse_one
+    with pytest.raises(InvalidInput, match="not this one"):
+        embed_corpus(options(some_rows(10)))
+    assert not (tmp_path / "out").exists()
+    assert embed_corpus(options(on_refused="null")).counts.refused == 1
+
+
+def test_what_is_not_said_again_is_as_it_was(options, fake, tmp_path, capsys):
+    settings = options(some_rows(250).rename_columns(["id", "body", "tags"]))
+    command = ["embed-corpus", *settings.inputs, "--output", settings.output, "--url", fake.url]
+    said = ["--column", "body", "--columns", "id,body", "--vector-column", "v", "--dtype"]
+    said += ["float16", "--dimensions", "4", "--force-dimensions", "--rows-per-part", "100"]
+    said += ["--compression", "snappy", "--on-refused", "null", "--prompt-name", "query"]
+    assert main([*command, *said]) == 0
+    part = tmp_path / "out" / "part-0000001.parquet"
+    whole = part.read_bytes()
+    part.unlink()
+    fake.models["another"] = "READY"  # the model is that of the run, too
+    fake.calls.clear()
+    capsys.readouterr()
+    assert main([*command, "--resume", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["parts"], result["resumed_parts"]) == (3, 2)
+    assert part.read_bytes() == whole
+    assert {bytes(call.inputs["PROMPT_NAME"][0]) for call in fake.calls} == {b"query"}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (("--rows-per-part", "200"), "rows_per_part was 100, is 200"),
+        (("--prompt-name", "document"), "prompt_name was 'query', is 'document'"),
+        (("--instruction", "find"), "prompt_name was 'query', is None; instruction was None, is"),
+        (("--column", "id"), "holds int64"),
+        (("--columns", "text"), "columns was None, is ['text']"),
+        (("--dimensions", "4", "--force-dimensions"), "dimensions was 8, is 4"),
+        (("--dtype", "float16"), "vector_dtype was 'float32', is 'float16'"),
+        (("--model", "another"), "model was"),
+    ],
+)
+def test_what_is_said_otherwise_is_refused(options, fake, capsys, said, words):
+    settings = options(some_rows(150))
+    command = ["embed-corpus", *settings.inputs, "--output", settings.output, "--url", fake.url]
+    assert main([*command, "--prompt-name", "query", "--rows-per-part", "100"]) == 0
+    fake.models["another"] = "READY"
+    assert main([*command, "--resume", *said]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_resume_of_nothing_begins(options, fake, tmp_path):
+    table = some_rows(5)
+    settings = options(table)
+    command = ["embed-corpus", *settings.inputs, "--output", settings.output, "--url", fake.url]
+    assert main([*command, "--resume"]) == 0
+    check_output(tmp_path / "out", table)
 
 
 def test_killed_in_the_middle_nothing_is_lost_or_doubled(options, fake, tmp_path):
@@ -191,8 +282,15 @@ def test_killed_in_the_middle_nothing_is_lost_or_doubled(options, fake, tmp_path
     assert not list(out.glob("_tmp-*"))
 
 
-def test_an_unreadable_manifest_is_said(options, tmp_path):
+@pytest.mark.parametrize("content", ["[]", "{", "{}"])
+def test_an_unreadable_manifest_is_said(options, fake, tmp_path, capsys, content):
     embed_corpus(options(some_rows(5)))
-    (tmp_path / "out" / "_lasttoken.json").write_text("[]")
-    with pytest.raises(LasttokenError, match="cannot be read"):
+    (tmp_path / "out" / "_lasttoken.json").write_text(content)
+    with pytest.raises(
+        LasttokenError, match="another run" if content == "{}" else "cannot be read"
+    ):
         embed_corpus(options(resume=True))
+    settings = options()
+    command = ["embed-corpus", *settings.inputs, "--output", settings.output, "--url", fake.url]
+    assert main([*command, "--resume"]) == 2
+    assert ("not complete" if content == "{}" else "cannot be read") in capsys.readouterr().err

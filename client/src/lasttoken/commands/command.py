@@ -1,6 +1,7 @@
 """What the subcommands share: their type, their words to the user, their common arguments.
 
-Exit codes of every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted with Ctrl-C.
+Exit codes of every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted with Ctrl-C; 143 ended
+with SIGTERM, of those that clear away first.
 """
 
 from __future__ import annotations

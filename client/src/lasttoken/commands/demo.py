@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from lasttoken.commands.command import EXIT_FAILED, Command, add_local_arguments, say
+from lasttoken.commands.stop_signals import sigterm_as_ctrl_c
 from lasttoken.demo import add_demo_arguments, run_demo
-from lasttoken.interrupts import exit_on_sigterm
 
 
 def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,15 +16,18 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    with exit_on_sigterm():
-        all_found = run_demo(
-            model=arguments.model,
-            precision=arguments.precision,
-            cache_folder=Path(arguments.cache) if arguments.cache else None,
-            python=arguments.python,
-            show=print,
-            say=say,
-        )
+    with sigterm_as_ctrl_c() as stop:
+        try:
+            all_found = run_demo(
+                model=arguments.model,
+                precision=arguments.precision,
+                cache_folder=Path(arguments.cache) if arguments.cache else None,
+                python=arguments.python,
+                show=print,
+                say=say,
+            )
+        except KeyboardInterrupt:
+            return stop.exit_code
     return 0 if all_found else EXIT_FAILED
 
 

@@ -15,9 +15,10 @@ from lasttoken.client import EmbeddingClient
 from lasttoken.commands.command import Command, add_server_arguments, say
 from lasttoken.commands.connection import connection_options
 from lasttoken.commands.only_model import only_model
+from lasttoken.commands.stop_signals import sigterm_as_ctrl_c
 from lasttoken.embeddings import Embeddings
 from lasttoken.errors import InvalidInput
-from lasttoken.files.embed_file import FileRun, embed_file, spool
+from lasttoken.files.embed_file import TEXTS_PER_REQUEST, FileRun, embed_file, spool
 from lasttoken.files.part_folder import PartFolder
 from lasttoken.files.text_source import DEFAULT_COLUMN, TextSource, text_lines
 from lasttoken.files.vector_file import check_output, json_row
@@ -30,7 +31,8 @@ _LINES_A_BLOCK = 256
 _EPILOG = """\
 exit codes: 0 done; 1 failed: no server, overloaded, out of time, no room;
 2 wrong usage: an argument, an input file, or what the server refused;
-130 interrupted: what is done stays in OUTPUT.part, and --resume goes on with it.
+130 interrupted with Ctrl-C, 143 with SIGTERM: what is done of an --output stays in OUTPUT.part, and
+--resume goes on with it.
 """
 
 
@@ -137,33 +139,48 @@ def _read_ranges(path: Path | None) -> Any:
 def _to_file(
     arguments: argparse.Namespace, connection: dict[str, Any], settings: dict[str, Any]
 ) -> int:
+    part = PartFolder(arguments.output)
+    with sigterm_as_ctrl_c() as stop:
+        try:
+            return _finish_file(part, arguments, connection, settings)
+        except KeyboardInterrupt:
+            say(f"interrupted: {part.told()}")
+            return stop.exit_code
+
+
+def _finish_file(
+    part: PartFolder,
+    arguments: argparse.Namespace,
+    connection: dict[str, Any],
+    settings: dict[str, Any],
+) -> int:
     output: Path = arguments.output
-    part = PartFolder(output)
-    if part.exists() and not arguments.resume:
+    unfinished = part.rows() > 0
+    if unfinished and not arguments.resume:
         raise InvalidInput(
             f"{part.path} is an unfinished run; --resume goes on with it, or remove it"
         )
-    if arguments.resume and output.exists() and not part.exists():
+    if arguments.resume and output.exists() and not unfinished:
         say(f"{output} is finished")
         return 0
     # Asked before the texts are read: a server that is not there is found out at once.
     model = _model(arguments, connection)
-    try:
-        with part.kept_if_it_has_rows():
-            paths = tuple(arguments.input) or (spool(iter(_texts(arguments)), output),)
-            run = FileRun(
-                source=TextSource(paths=paths, column=arguments.column),
-                output=output,
-                settings=settings,
-                timeout_s=arguments.timeout,
-                priority=arguments.priority or "bulk",
-            )
-            with EmbeddingClient(model=model, on_truncation="ignore", **connection) as client:
-                result = embed_file(client, run)
-    except KeyboardInterrupt:
-        if part.exists():
-            say(f"interrupted; --resume goes on with {part.path}")
-        raise
+    with part.kept_if_it_has_rows():
+        paths = tuple(arguments.input) or (spool(iter(_texts(arguments)), part),)
+        run = FileRun(
+            source=TextSource(paths=paths, column=arguments.column),
+            output=output,
+            settings=settings,
+            timeout_s=arguments.timeout,
+            priority=arguments.priority or "bulk",
+        )
+        with EmbeddingClient(
+            model=model,
+            on_truncation="ignore",
+            max_texts_per_request=TEXTS_PER_REQUEST,
+            **connection,
+        ) as client:
+            result = embed_file(client, run, part)
     _tell_truncated(result.truncated, result.rows - result.resumed)
     resumed = f", {result.resumed} of them from before" if result.resumed else ""
     say(f"wrote ({result.rows}, {result.width}) {arguments.output_dtype} to {output}{resumed}")

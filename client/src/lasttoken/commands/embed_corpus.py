@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lasttoken.commands.command import EXIT_INTERRUPTED, Command, say
+from lasttoken.commands.command import Command, say
 from lasttoken.commands.connection import add_security_arguments, security_options
 from lasttoken.commands.only_model import only_model
+from lasttoken.commands.stop_signals import sigterm_as_ctrl_c
 from lasttoken.errors import InvalidInput
 from lasttoken.progress import Progress
 
@@ -29,15 +30,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="path or URL; part-*.parquet go there"
     )
-    parser.add_argument("--column", default="text", help="column of texts (default %(default)s)")
+    parser.add_argument("--column", metavar="NAME", help="column of texts (default text)")
     parser.add_argument(
         "--columns", metavar="NAME,NAME", help="columns to keep beside the vectors (default: all)"
     )
     parser.add_argument(
-        "--vector-column", default="embedding", metavar="NAME",
-        help="column to write (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+        "--vector-column", metavar="NAME", help="column to write (default embedding)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "float16"), help="default: float32")
     parser.add_argument(
         "--dimensions", type=int, metavar="N", help="cut vectors to so many, and normalise"
     )
@@ -45,17 +45,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force-dimensions", action="store_true",
         help="also to a size that the model was not trained for",
     )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="continue what is in the folder")
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="continue what is in the folder; what is not given is as it was given then",
+    )  # fmt: skip
     parser.add_argument(
         "--rows-per-part", type=int, metavar="N", help="default: 128 MB of vectors, at most 32,768"
     )
     parser.add_argument(
-        "--compression", choices=("zstd", "snappy", "lz4", "none"), default="zstd",
-        help="of the parts (default %(default)s)",
+        "--compression", choices=("zstd", "snappy", "lz4", "none"),
+        help="of the parts (default zstd)",
     )  # fmt: skip
     parser.add_argument(
-        "--on-refused", choices=("fail", "null"), default="fail",
-        help="a text that the server refuses ends the run or gets a null (default %(default)s)",
+        "--on-refused", choices=("fail", "null"),
+        help="a text that the server refuses ends the run or gets a null (default fail)",
     )  # fmt: skip
 
     parser.add_argument("--model", help="Triton's name of the ensemble (default: the only one)")
@@ -88,6 +91,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.ray is None:
         raise InvalidInput("--workers is for --ray; in one process --max-in-flight bounds the load")
+    bar = _Bar()
+    with sigterm_as_ctrl_c() as stop:
+        try:
+            report = _embed(arguments, bar)
+        except KeyboardInterrupt:
+            bar.end()
+            say(f"interrupted: {_what_is_done(bar, arguments)}")
+            return stop.exit_code
+        except BaseException:
+            bar.end()
+            raise
+    bar.end()
+    _tell(report, arguments)
+    return 0
+
+
+def _embed(arguments: argparse.Namespace, bar: _Bar) -> CorpusReport:
     # pyarrow takes half a second that no other command needs
     from lasttoken.corpus import CorpusOptions, embed_corpus, run_here
 
@@ -98,53 +118,80 @@ def _run(arguments: argparse.Namespace) -> int:
         runner = RayRunner(address=arguments.ray or None, workers=arguments.workers)
     urls = arguments.url or os.environ.get("LASTTOKEN_URL", "127.0.0.1:8001").split(",")
     security = security_options(arguments)
+    settings = _settings(arguments)
+    if "model" not in settings:
+        settings["model"] = only_model({"url": urls[0], **security})
     options = CorpusOptions(
         inputs=tuple(arguments.inputs),
         output=arguments.output,
-        model=arguments.model or only_model({"url": urls[0], **security}),
         urls=tuple(urls),
-        text_column=arguments.column,
-        columns=None if arguments.columns is None else tuple(arguments.columns.split(",")),
-        vector_column=arguments.vector_column,
-        vector_dtype=arguments.dtype,
-        dimensions=arguments.dimensions,
-        force_dimensions=arguments.force_dimensions,
-        prompt_name=arguments.prompt_name,
-        instruction=arguments.instruction,
-        rows_per_part=arguments.rows_per_part,
-        compression=arguments.compression,
-        on_refused=arguments.on_refused,
         server_wait_s=arguments.server_wait,
         max_in_flight=arguments.max_in_flight,
         resume=arguments.resume,
+        **settings,
         **security,
     )
-    bar = _Bar()
-    try:
-        report = embed_corpus(options, runner=runner, progress=bar)
-    except KeyboardInterrupt:
-        bar.end()
-        say(f"interrupted; finished parts are in {arguments.output}, --resume continues")
-        return EXIT_INTERRUPTED
-    except BaseException:
-        bar.end()
-        raise
-    bar.end()
-    _tell(report, arguments)
-    return 0
+    return embed_corpus(options, runner=runner, progress=bar)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the vectors and is given, or was given to the run that is continued."""
+    columns = arguments.columns
+    said = {
+        "model": arguments.model,
+        "text_column": arguments.column,
+        "columns": None if columns is None else tuple(columns.split(",")),
+        "vector_column": arguments.vector_column,
+        "vector_dtype": arguments.dtype,
+        "dimensions": arguments.dimensions,
+        "force_dimensions": arguments.force_dimensions or None,
+        "prompt_name": arguments.prompt_name,
+        "instruction": arguments.instruction,
+        "rows_per_part": arguments.rows_per_part,
+        "compression": arguments.compression,
+        "on_refused": arguments.on_refused,
+    }
+    given = {name: value for name, value in said.items() if value is not None}
+    if not arguments.resume:
+        return given
+    from lasttoken.corpus.resumed import resumed_settings
+
+    return resumed_settings(arguments.output, given)
+
+
+def _what_is_done(bar: _Bar, arguments: argparse.Namespace) -> str:
+    if bar.finished:
+        return (
+            f"{bar.finished} of {bar.rows} rows are done, in the finished parts in "
+            f"{arguments.output}; --resume goes on with them"
+        )
+    # A run that goes on keeps what says what it is; workers of Ray may still finish a part.
+    nothing = not arguments.resume and arguments.ray is None
+    return "no part is finished" + (", and nothing is left behind" if nothing else "")
 
 
 class _Bar:
-    """The progress bar, which begins when the rows have been counted."""
+    """The progress bar, which begins when the rows have been counted.
 
+    Attributes:
+        rows: Rows of the run.
+        finished: Rows in finished parts.
+    """
+
+    rows = 0
+    finished = 0
     _progress: Progress | None = None
 
     def begin(self, *, rows: int, done: int) -> None:
+        self.rows, self.finished = rows, done
         self._progress = Progress(rows, done=done, unit="rows")
 
     def advance(self, rows: int) -> None:
         if self._progress is not None:
             self._progress.advance(rows)
+
+    def finish(self, rows: int) -> None:
+        self.finished += rows
 
     def end(self) -> None:
         if self._progress is not None:

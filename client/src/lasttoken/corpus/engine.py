@@ -75,7 +75,7 @@ async def embed_parts(
         job: The run.
         parts: Which of its parts, in ascending order.
         on_rows: Told how many rows more have been dealt with.
-        on_part: Told of each part that is written.
+        on_part: Told of each part that is written, from another thread.
 
     Raises:
         LasttokenError: A text was refused, the servers stayed away, or an input cannot be read.
@@ -89,6 +89,12 @@ async def embed_parts(
         nonlocal writer  # set in the thread: a cancellation that comes meanwhile must find it
         writer = PartWriter(folder, part, schema, compression=job.options.compression)
 
+    def commit(part: Part) -> None:
+        nonlocal writer  # in the thread too: a part that is written is told, cancelled or not
+        assert writer is not None
+        on_part(part, writer.commit())
+        writer = None
+
     async with (
         ServerPool(job.options, job.identity) as pool,
         aclosing(_embedded_blocks(job, parts, pool, on_rows)) as all_embedded,
@@ -101,9 +107,7 @@ async def embed_parts(
                     assert writer is not None
                 await _in_thread(_append, writer, embedded, schema)
                 if embedded.block.first_row + embedded.block.rows.num_rows == part.stop:
-                    counts = await _in_thread(writer.commit)
-                    writer = None
-                    on_part(part, counts)
+                    await _in_thread(commit, part)
         finally:
             if writer is not None:
                 writer.abandon()

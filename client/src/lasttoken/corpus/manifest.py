@@ -119,16 +119,30 @@ def begin_run(folder: Place, manifest: Manifest, *, resume: bool) -> None:
     write_bytes(folder, MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _compare(folder: Place, manifest: Manifest) -> None:
+def read_manifest(folder: Place) -> Mapping[str, Any] | None:
+    """What a run in a folder was told; None where none was begun.
+
+    Raises:
+        InvalidInput: It cannot be read.
+    """
+    if MANIFEST not in files_in(folder):
+        return None
     try:
         there = json.loads(read_bytes(folder, MANIFEST))
-        different = [
-            f"{name} was {_short(there.get(name))}, is {_short(value)}"
-            for name, value in manifest.content.items()
-            if there.get(name) != value
-        ]
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise InvalidInput(f"{folder.inside(MANIFEST)} cannot be read: {error}") from error
+    if not isinstance(there, dict):
+        raise InvalidInput(f"{folder.inside(MANIFEST)} cannot be read: it holds {_short(there)}")
+    return there
+
+
+def _compare(folder: Place, manifest: Manifest) -> None:
+    there = read_manifest(folder) or {}
+    different = [
+        f"{name} was {_short(there.get(name))}, is {_short(value)}"
+        for name, value in manifest.content.items()
+        if there.get(name) != value
+    ]
     if different:
         raise InvalidInput(
             f"{folder.url!r} holds another run, which this one cannot continue: "

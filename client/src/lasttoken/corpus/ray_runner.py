@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -65,7 +68,8 @@ class RayRunner:
             raise LasttokenError("this needs Ray: pip install 'lasttoken[ray]'") from error
 
         if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False)
+            with _sigterm_kept():
+                ray.init(address=self.address, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False  # rows are counted here
         workers = self.workers or 2 * len(job.options.urls)
         tasks = list(_tasks(parts, workers))
@@ -131,6 +135,22 @@ class PartWorker:
             asyncio.run(
                 embed_parts(self._job, missing, on_rows=_ignore, on_part=counts.__setitem__)
             )
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Put the program's own handler of SIGTERM back, in whose place `ray.init` puts Ray's."""
+    before = signal.getsignal(signal.SIGTERM)
+    kept = callable(before) and threading.current_thread() is threading.main_thread()
+    try:
+        yield
+    except SystemExit as leave:
+        if kept and callable(before) and leave.code == signal.SIGTERM:  # what Ray's handler does
+            before(signal.SIGTERM, None)
+        raise
+    finally:
+        if kept:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _outcome(pickled: bytes) -> dict[Part, PartCounts]:

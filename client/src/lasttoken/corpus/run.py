@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
+from lasttoken.corpus.empty_run import kept_if_it_has_parts
 from lasttoken.corpus.engine import Job, embed_parts
 from lasttoken.corpus.manifest import begin_run, make_manifest
 from lasttoken.corpus.options import CorpusOptions
@@ -48,12 +50,18 @@ class Progress(Protocol):
     def advance(self, rows: int) -> None:
         """Hear that so many rows more are done."""
 
+    def finish(self, rows: int) -> None:
+        """Hear that a part of so many rows is written."""
+
 
 class _Silent:
     def begin(self, *, rows: int, done: int) -> None:
         """Nothing."""
 
     def advance(self, rows: int) -> None:
+        """Nothing."""
+
+    def finish(self, rows: int) -> None:
         """Nothing."""
 
 
@@ -110,15 +118,23 @@ def embed_corpus(
     part_rows = rows_per_part(options, options.dimensions or identity.dimensions)
     plan = make_plan(options, part_rows=part_rows)
     manifest = make_manifest(options, plan, identity, part_rows=part_rows)
-    begin_run(folder, manifest, resume=options.resume)
-    job = Job(options=options, plan=plan, identity=identity, manifest=manifest)
-    done = _finished_parts(folder, job)
-    resumed = sum(done.values(), PartCounts())
-    remaining = [part for part in plan.parts if part not in done]
-    resumed_parts = len(done)
-    progress.begin(rows=plan.rows, done=resumed.rows)
-    if remaining:
-        runner(job, remaining, on_rows=progress.advance, on_part=done.__setitem__)
+    with ExitStack() as stack:
+        if runner is run_here:  # workers of a cluster may finish a part after we have failed
+            stack.enter_context(kept_if_it_has_parts(folder))
+        begin_run(folder, manifest, resume=options.resume)
+        job = Job(options=options, plan=plan, identity=identity, manifest=manifest)
+        done = _finished_parts(folder, job)
+        resumed = sum(done.values(), PartCounts())
+        remaining = [part for part in plan.parts if part not in done]
+        resumed_parts = len(done)
+        progress.begin(rows=plan.rows, done=resumed.rows)
+
+        def on_part(part: Part, counts: PartCounts) -> None:
+            done[part] = counts
+            progress.finish(part.rows)
+
+        if remaining:
+            runner(job, remaining, on_rows=progress.advance, on_part=on_part)
     missing = [part.name for part in plan.parts if part not in done]
     assert not missing, f"the runner has returned without {missing}"
     return CorpusReport(

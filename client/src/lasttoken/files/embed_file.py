@@ -22,6 +22,12 @@ from lasttoken.files.vector_file import write_vectors
 from lasttoken.progress import Progress
 from lasttoken.vector_form import check_form, check_trained_size
 
+TEXTS_PER_REQUEST = 32
+"""Half of what a client sends otherwise: what is with a slow server when a run ends is not kept."""
+
+_BLOCK_TEXTS = 128
+"""Texts whose rows are written together. Four such blocks are on their way at a time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRun:
@@ -59,10 +65,15 @@ class FileResult:
     truncated: int
 
 
-def embed_file(client: EmbeddingClient, run: FileRun) -> FileResult:
+def embed_file(client: EmbeddingClient, run: FileRun, part: PartFolder) -> FileResult:
     """Embed all texts of a source; go on with an unfinished run of the same.
 
     Whatever ends it early, rows that are done stay in the part folder.
+
+    Args:
+        client: Of the server.
+        run: What to embed.
+        part: The folder of its output.
 
     Raises:
         InvalidInput: The unfinished run was of something else, or an input file is wrong.
@@ -79,11 +90,11 @@ def embed_file(client: EmbeddingClient, run: FileRun) -> FileResult:
     full = np.zeros((0, info.dimensions or 0), dtype=np.float32)
     empty = form.apply(full)
     width = empty.shape[1]
-    part = PartFolder(run.output)
     part.make()
     with closing(part):
         done = part.begin(_state(run, info), empty.dtype, width)
-        with closing(Progress(run.source.count(), done=done)) as progress:
+        part.rows_wanted = run.source.count()
+        with closing(Progress(part.rows_wanted, done=done)) as progress:
             truncated, rows = _embed_rest(client, run, part, done, progress)
     write_vectors(
         run.output,
@@ -107,7 +118,11 @@ def _embed_rest(
     truncated = 0
     rows = done
     blocks = client.embed_blocks(
-        sent, timeout_s=run.timeout_s, priority=run.priority, **run.settings
+        sent,
+        timeout_s=run.timeout_s,
+        priority=run.priority,
+        block_texts=_BLOCK_TEXTS,
+        **run.settings,
     )
     for block in blocks:
         count = len(block.vectors)
@@ -142,13 +157,12 @@ def _metadata(info: ModelInfo) -> dict[str, str]:
     return {"lasttoken.triton_model": info.name, **known}
 
 
-def spool(lines: Iterator[str], output: Path) -> Path:
-    """Copy texts of standard input beside the output, so that they can be read again.
+def spool(lines: Iterator[str], part: PartFolder) -> Path:
+    """Copy texts of standard input into the part folder, so that they can be read again.
 
     Raises:
         InvalidInput: They are not UTF-8, or there is no room.
     """
-    part = PartFolder(output)
     part.make()
     path = part.path / "stdin.txt"
     unfinished = path.with_suffix(".writing")

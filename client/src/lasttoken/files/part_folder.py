@@ -29,20 +29,40 @@ _CHUNK_BYTES = 8 * 2**20
 
 
 class PartFolder:
-    """The folder beside an output file."""
+    """The folder beside an output file.
+
+    Attributes:
+        path: Where it is.
+        rows_wanted: Rows of the whole run; None while nobody has counted them.
+    """
 
     def __init__(self, output: Path) -> None:
         """Say which output file it belongs to; nothing is made."""
-        self.output = output
+        self.rows_wanted: int | None = None
         self.path = output.with_name(output.name + ".part")
         self._dtype: np.dtype[Any] | None = None
         self._stream: BinaryIO | None = None
         self._rows_path = self.path / "rows.bin"
         self._state_path = self.path / "state.json"
 
-    def exists(self) -> bool:
-        """Whether a run was begun and not finished."""
-        return self._state_path.exists()
+    def rows(self) -> int:
+        """How many rows are done; of an unfinished run there is at least one.
+
+        Raises:
+            InvalidInput: There are some, and nothing that says what they are.
+        """
+        size_bytes = self._rows_path.stat().st_size if self._rows_path.exists() else 0
+        if not size_bytes:
+            return 0
+        state = self._read_state()
+        return size_bytes // _record_type(np.dtype(state["dtype"]), state["width"]).itemsize
+
+    def told(self) -> str:
+        """What is done, for who has interrupted the run."""
+        if rows := self.rows():
+            of_all = "" if self.rows_wanted is None else f" of {self.rows_wanted}"
+            return f"{rows}{of_all} texts are done, in {self.path}; --resume goes on with them"
+        return "no text is done" + ("" if self.path.exists() else ", and nothing is left behind")
 
     @contextmanager
     def kept_if_it_has_rows(self) -> Iterator[None]:
@@ -55,8 +75,7 @@ class PartFolder:
         try:
             yield
         except BaseException:
-            has_rows = self._rows_path.exists() and self._rows_path.stat().st_size > 0
-            if not (was_there or has_rows):
+            if not (was_there or self.rows()):
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
 
@@ -81,17 +100,10 @@ class PartFolder:
         Raises:
             InvalidInput: The earlier run was of something else.
         """
-        self._dtype = np.dtype(
-            [
-                ("embedding", dtype, (width,)),
-                ("token_count", "<i4"),
-                ("truncated", "?"),
-                ("text_digest", "S8"),
-            ]
-        )
+        self._dtype = _record_type(dtype, width)
         wanted = {**state, "dtype": dtype.str, "width": width}
-        if self.exists():
-            found = json.loads(self._state_path.read_text(encoding="utf-8"))
+        if self.rows():
+            found = self._read_state()
             differing = sorted(k for k in wanted.keys() | found if wanted.get(k) != found.get(k))
             if differing:
                 told = "; ".join(
@@ -150,6 +162,15 @@ class PartFolder:
                 count -= len(records)
                 yield records
 
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self._state_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInput(
+                f"{self._state_path} cannot be read: {error}; remove {self.path} and begin anew"
+            ) from error
+        return state
+
     def close(self) -> None:
         """Close the rows; they stay."""
         if self._stream is not None:
@@ -160,6 +181,17 @@ class PartFolder:
         """Remove the folder: the output file is whole."""
         self.close()
         shutil.rmtree(self.path)
+
+
+def _record_type(dtype: np.dtype[Any], width: int) -> np.dtype[Any]:
+    return np.dtype(
+        [
+            ("embedding", dtype, (width,)),
+            ("token_count", "<i4"),
+            ("truncated", "?"),
+            ("text_digest", "S8"),
+        ]
+    )
 
 
 def text_digest(text: str) -> bytes:

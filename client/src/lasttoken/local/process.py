@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lasttoken.errors import ServerStartFailed
+from lasttoken.interrupts import interrupts_held
 
 # The program asks the kernel to be told when its parent dies, then becomes the server. Doing this
 # in a program of its own, not in a forked copy of this process, is safe beside threads and gRPC.
@@ -28,6 +30,8 @@ os.execv(program, sys.argv[3:])
 """
 
 _GROUP_GRACE_S = 2.0
+_KILLED_S = 1.0
+"""Time for the kernel to end what was killed. Where nobody reaps orphans, they stay as zombies."""
 
 
 class ServerProcess:
@@ -66,7 +70,8 @@ class ServerProcess:
         self._started = threading.Event()
         self._ended = threading.Event()
         threading.Thread(target=self._own, name="lasttoken-server-owner", daemon=True).start()
-        self._started.wait()
+        with interrupts_held():  # else nobody would know of the process that has just begun
+            self._started.wait()
         if self._start_error is not None:
             raise ServerStartFailed(f"cannot run {command[0]!r}: {self._start_error}")
 
@@ -118,19 +123,36 @@ class ServerProcess:
     def stop(self, timeout_s: float) -> None:
         """End the program: SIGTERM, wait, and then SIGKILL for what is left of its group.
 
+        An exception that ends the wait, such as a second Ctrl-C, comes out when all of the group
+        has been killed.
+
         Args:
             timeout_s: How long work in flight may take to finish, in seconds.
         """
         assert self._process is not None
-        if not self._ended.is_set():
-            self._process.terminate()
-            self._ended.wait(timeout_s)
-        deadline = time.monotonic() + _GROUP_GRACE_S
-        while self._ended.is_set() and _group_exists(self.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)  # the stubs end a moment after the server
+        try:
+            if not self._ended.is_set():
+                self._process.terminate()
+                self._ended.wait(timeout_s)
+            if self._ended.is_set():
+                _wait_for_group(self.pid, _GROUP_GRACE_S)  # the stubs end a moment after the server
+        finally:
+            with interrupts_held():
+                self.kill()
+                self._ended.wait()
+                _wait_for_group(self.pid, _KILLED_S)
+
+    def kill(self) -> None:
+        """Send SIGKILL to what is left of its group; `stop` still has to be called."""
         if _group_exists(self.pid):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._ended.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def _wait_for_group(group: int, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while _group_exists(group) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _group_exists(group: int) -> bool:

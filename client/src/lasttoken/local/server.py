@@ -7,12 +7,12 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lasttoken.errors import InvalidInput, RepositoryInvalid, ServerStartFailed, ServerStopped
+from lasttoken.interrupts import interrupts_held
 from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken.local.check_repository import check_model, models_with_cards
 from lasttoken.local.ports import address, free_ports
@@ -20,6 +20,7 @@ from lasttoken.local.process import ServerProcess
 from lasttoken.local.program import ServerProgram, find_program
 from lasttoken.local.readiness import wait_until_ready
 from lasttoken.local.repository import read_repository
+from lasttoken.local.server_arguments import CLOSED_APIS, Ports, server_arguments
 from lasttoken.local.server_environment import REQUIREMENTS
 from lasttoken.local.server_log import explain
 from lasttoken.local.trace_arguments import trace_arguments
@@ -27,26 +28,10 @@ from lasttoken.local.trace_arguments import trace_arguments
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_FIXED_ARGUMENTS = (
-    "--model-control-mode=none",
-    "--exit-on-error=true",
-    "--strict-readiness=true",
-    "--disable-auto-complete-config",
-    "--allow-sagemaker=false",
-    "--allow-vertex-ai=false",
-)
-CLOSED_APIS = ("shared-memory", "trace", "logging")
-"""Protocols that nobody may call unless told otherwise. The repository's index stays open, since
-clients list models there: loading and unloading are refused by the model control mode."""
 _START_ATTEMPTS = 3
+_LONGEST_S = 2**31 - 1
+"""Triton takes times as signed 32-bit numbers."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies on Linux
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ports:
-    grpc: int
-    http: int | None
-    metrics: int | None
 
 
 class LocalTriton:
@@ -123,10 +108,12 @@ class LocalTriton:
                 f"host is {host!r}; it must be an IP address such as '127.0.0.1'"
             ) from error
         for name, seconds in (("ready", ready_timeout_s), ("stop", stop_timeout_s)):
-            if not seconds > 0:
-                raise InvalidInput(f"{name}_timeout_s is {seconds!r}; it must be positive")
+            if not 0 < seconds <= _LONGEST_S:
+                raise InvalidInput(
+                    f"{name}_timeout_s is {seconds!r}; it must be above 0, and at most {_LONGEST_S}"
+                )
         self._repository = Path(repository).absolute()
-        self._wanted_ports = _Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
+        self._wanted_ports = Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
         self._host = host
         self._wanted_log_path = None if log_path is None else Path(log_path).absolute()
         self._ready_timeout_s = ready_timeout_s
@@ -144,7 +131,7 @@ class LocalTriton:
         self._server_id = f"lasttoken_{os.getpid()}_{secrets.token_hex(4)}"
         self._log_folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: ServerProcess | None = None
-        self._ports: _Ports | None = None
+        self._ports: Ports | None = None
 
     def start(self) -> None:
         """Fetch what is missing, start the server and wait until it has answered a real request.
@@ -164,13 +151,14 @@ class LocalTriton:
         program = find_program(self._cache_folder, self._python, self._requirements, self._announce)
         for attempt in range(1, _START_ATTEMPTS + 1):
             self._ports = self._choose_ports()
-            self._process = ServerProcess(
-                [program.path, *self._arguments(program)],
-                environment=program.environment,
-                library_path=program.library_path,
-                log_path=self._open_log(),
-            )
             try:
+                with interrupts_held():  # else nobody would know of the process that has just begun
+                    self._process = ServerProcess(
+                        [program.path, *self._arguments(program)],
+                        environment=program.environment,
+                        library_path=program.library_path,
+                        log_path=self._open_log(),
+                    )
                 wait_until_ready(
                     self._process,
                     self.grpc_url,
@@ -208,19 +196,29 @@ class LocalTriton:
     def stop(self, *, timeout_s: float | None = None) -> None:
         """Stop the server: no new work, work in flight is answered, then it ends.
 
+        A second Ctrl-C, or any exception that ends the waiting, ends the server at once.
+
         Args:
             timeout_s: How long that may take, in seconds; None for the server's own.
         """
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
-        process.stop(self._stop_timeout_s + 2.0 if timeout_s is None else timeout_s)
-        # A server that was killed leaves its shared memory; the name is this object's alone.
-        for leftover in _SHARED_MEMORY.glob(f"{self._server_id}_*"):
-            leftover.unlink(missing_ok=True)
-        if self._log_folder is not None:
-            self._log_folder.cleanup()
-            self._log_folder = None
+        try:
+            process.stop(self._stop_timeout_s + 2.0 if timeout_s is None else timeout_s)
+        finally:
+            with interrupts_held():
+                self._process = None
+                self._clear_away()
+
+    def kill(self) -> None:
+        """End the server's processes at once, whatever they do; `stop` still has to be called.
+
+        May be called while another call waits in `stop`, also by the handler of a signal.
+        """
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def __enter__(self) -> Self:
         self.start()
@@ -290,7 +288,7 @@ class LocalTriton:
             raise ServerStopped("this server is not running; call start() or use it in a `with`")
         return self._process
 
-    def _running_ports(self) -> _Ports:
+    def _running_ports(self) -> Ports:
         self._running()
         assert self._ports is not None
         return self._ports
@@ -304,10 +302,10 @@ class LocalTriton:
                 "the model again, or copy it anew"
             )
 
-    def _choose_ports(self) -> _Ports:
+    def _choose_ports(self) -> Ports:
         wanted = self._wanted_ports
         free = iter(free_ports(self._host, 3))
-        return _Ports(
+        return Ports(
             grpc=wanted.grpc or next(free),
             http=next(free) if wanted.http == 0 else wanted.http,
             metrics=next(free) if wanted.metrics == 0 else wanted.metrics,
@@ -323,30 +321,25 @@ class LocalTriton:
         self._log_folder = tempfile.TemporaryDirectory(prefix="lasttoken-triton-")
         return Path(self._log_folder.name) / "tritonserver.log"
 
+    def _clear_away(self) -> None:
+        # A server that was killed leaves its shared memory; the name is this object's alone.
+        for leftover in _SHARED_MEMORY.glob(f"{self._server_id}_*"):
+            leftover.unlink(missing_ok=True)
+        if self._log_folder is not None:
+            self._log_folder.cleanup()
+            self._log_folder = None
+
     def _arguments(self, program: ServerProgram) -> list[str]:
         assert self._ports is not None
-        arguments = [f"--model-repository={self._repository}", *program.arguments]
-        arguments += [f"--grpc-address={self._host}", f"--grpc-port={self._ports.grpc}"]
-        if self._ports.http is None:
-            arguments.append("--allow-http=false")
-        else:
-            arguments += [f"--http-address={self._host}", f"--http-port={self._ports.http}"]
-        if self._ports.metrics is None:
-            arguments.append("--allow-metrics=false")
-        else:
-            arguments += [f"--metrics-address={self._host}"]
-            arguments += [f"--metrics-port={self._ports.metrics}"]
-        arguments += _FIXED_ARGUMENTS
-        if self._closed_apis:
-            # Open for who has the secret of this start, which is not kept.
-            closed = f"{','.join(self._closed_apis)}:nobody={secrets.token_hex(16)}"
-            arguments += [f"--grpc-restricted-protocol={closed}", f"--http-restricted-api={closed}"]
-        arguments += [
-            f"--id={self._server_id}",
-            f"--exit-timeout-secs={max(1, round(self._stop_timeout_s))}",
-            f"--backend-config=python,shm-region-prefix-name={self._server_id}_",
-        ]
-        return [*arguments, *self._trace_arguments, *self._extra_args]
+        own = server_arguments(
+            self._host,
+            self._ports,
+            server_id=self._server_id,
+            exit_timeout_s=self._stop_timeout_s,
+            closed_apis=self._closed_apis,
+        )
+        repository = f"--model-repository={self._repository}"
+        return [repository, *program.arguments, *own, *self._trace_arguments, *self._extra_args]
 
 
 def _say_nothing(words: str) -> None:
