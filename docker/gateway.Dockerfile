@@ -19,10 +19,11 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/lasttoken /opt/lasttoken
+COPY docker/scripts/gateway_health.py /opt/lasttoken/bin/
 ENV PATH=/opt/lasttoken/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s --retries=3 \
-  CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=10)"]
+  CMD ["python3", "/opt/lasttoken/bin/gateway_health.py"]
 ENTRYPOINT ["lasttoken", "gateway"]

@@ -45,7 +45,17 @@ DIMENSIONS = {
     },
     "tls": {
         "none": {},
-        "both": {"server": {"tlsSecret": "server-tls"}, "gateway": {"tlsSecret": "gateway-tls"}},
+        "one-way": {
+            "server": {"tlsSecret": "server-tls", "tlsVerifyClients": False},
+            "gateway": {"tlsSecret": "gateway-tls"},
+        },
+        "both": {
+            "server": {"tlsSecret": "server-tls"},
+            "gateway": {
+                "tlsSecret": "gateway-tls",
+                "upstreamTls": {"caSecret": "ca", "clientSecret": "client-tls"},
+            },
+        },
     },
     "monitoring": {
         "off": {},

@@ -8,45 +8,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from docker.helm_program import default_cache, helm_program
+from docker.chart_objects import CHART, VALUES, documents_of, only, only_pod
+from lasttoken_export.catalogue import entry, load_catalogue
 
-CHART = Path(__file__).parents[2] / "docker" / "helm" / "lasttoken"
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-VALUES = sorted((CHART / "ci").glob("*.yaml"))
 KUBERNETES = ("1.28", "1.31", "1.34", "1.37")
 OTHERS = {"keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io"}
 """Groups of custom resources, which are not among Kubernetes' own schemas."""
-
-
-@pytest.fixture(scope="session")
-def helm():
-    return helm_program(default_cache())
-
-
-@pytest.fixture(scope="session")
-def render(helm):
-    def template(*arguments, values=None):
-        files = ["--values", values] if values else []
-        command = [helm, "template", "r", CHART, "--namespace", "ns", *files, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    return template
-
-
-@pytest.fixture(scope="session")
-def rendered(render):
-    """Documents of each file of values."""
-    documents = {}
-    for values in VALUES:
-        done = render(values=values)
-        assert done.returncode == 0, done.stderr
-        documents[values.stem] = [d for d in yaml.safe_load_all(done.stdout) if d]
-    return documents
-
-
-def only(documents, kind, ending=""):
-    [found] = [d for d in documents if d["kind"] == kind and d["metadata"]["name"].endswith(ending)]
-    return found
 
 
 def pods(documents):
@@ -247,6 +215,9 @@ def test_only_the_gateway_and_who_is_named_may_call_triton(rendered):
         (["server.gpu.kind=mig"], "server.gpu.migProfile is needed"),
         (["gateway.ingress.enabled=true"], "gateway.ingress.host is needed"),
         (["repository.kind=s3"], "repository.s3.uri is needed"),
+        (["repository.s3.endpoint=minio:9000"], "/repository/s3/endpoint"),
+        (["server.tlsSecret=x"], "gateway.upstreamTls.clientSecret names the Secret"),
+        (["gateway.upstreamTls.clientSecret=x"], "set server.tlsSecret"),
     ],
 )
 def test_values_that_cannot_work_are_refused_with_what_to_do(render, changes, said):
@@ -269,15 +240,51 @@ def test_every_value_is_in_the_schema():
     check(values, schema, "values")
 
 
-def test_the_notes_print_commands_for_these_values(helm):
-    command = [helm, "install", "r", CHART, "--dry-run=client", "--namespace", "ns"]
-    done = subprocess.run(
-        [*command, "--values", CHART / "ci" / "gpu-pvc.yaml"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "service/r-lasttoken-gateway 8080:80" in done.stdout
-    assert "Authorization: Bearer $KEY" in done.stdout
-    assert "CC-BY-NC-4.0" in done.stdout
+@pytest.fixture(scope="session")
+def notes(helm):
+    """What `helm install` says with these settings."""
+
+    def say(*arguments, values="gpu-pvc"):
+        command = [helm, "install", "r", CHART, "--dry-run=client", "--namespace", "ns"]
+        file = CHART / "ci" / f"{values}.yaml"
+        done = subprocess.run(
+            [*command, "--values", file, *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.rpartition("NOTES:")[2]
+
+    return say
+
+
+def test_the_notes_print_commands_for_these_values(notes):
+    said = notes()
+    assert "service/r-lasttoken-gateway 8080:80" in said
+    assert "Authorization: Bearer $KEY" in said
+    assert "tls=Tls" not in said
+    said = notes(values="shared-s3")
+    assert "service/r-lasttoken-gateway 8080:443" in said
+    assert "certificate_chain=" in said
+    assert "r-lasttoken-grpc.ns.svc" in said
+
+
+@pytest.mark.parametrize("name", sorted(load_catalogue()))
+def test_the_notes_say_what_a_licence_forbids(notes, name):
+    model = entry(name)
+    said = notes("--set", f"model={model.triton_name}")
+    assert ("CC-BY-NC-4.0" in said) == (model.licence.id == "cc-by-nc-4.0")
+
+
+@pytest.mark.parametrize("part", ["server", "gateway"])
+def test_further_volumes_are_mounted(render, part):
+    volume = '[{"name": "more", "configMap": {"name": "x"}}]'
+    mount = '[{"name": "more", "mountPath": "/more", "readOnly": true}]'
+    sets = ("--set-json", f"{part}.extraVolumes={volume}")
+    sets += ("--set-json", f"{part}.extraVolumeMounts={mount}")
+    done = render(*sets, values=CHART / "ci" / "gpu-pvc.yaml")
+    documents = documents_of(done)
+    pod = only_pod(documents, f"-{part}")
+    assert json.loads(volume)[0] in pod["volumes"]
+    assert json.loads(mount)[0] in pod["containers"][0]["volumeMounts"]
 
 
 def test_the_kserve_manifest_keeps_the_policy():

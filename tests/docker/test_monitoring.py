@@ -15,6 +15,7 @@ import yaml
 from docker.helm_program import default_cache
 from docker.prometheus_programs import prometheus_program
 from lasttoken import EmbeddingClient
+from lasttoken.gateway.openapi import DIALECTS
 from lasttoken.local.ports import free_ports
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -48,6 +49,21 @@ def test_every_alert_is_tested_and_has_a_runbook():
         assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}"
         assert name in headings
     assert len(headings) == len(RULES)
+
+
+def expression_of(alert):
+    [rule] = [rule for rule in RULES if rule["alert"] == alert]
+    return rule["expr"]
+
+
+def test_the_gateways_alerts_watch_every_route_of_callers_and_no_other():
+    [slow] = re.findall(r'route=~"(.*?)"', expression_of("LasttokenGatewaySlow"))
+    embedding = {dialect.path for dialect in DIALECTS}
+    assert set(slow.split("|")) == embedding
+    left_out = set(re.findall(r'route!~"(.*?)"', expression_of("LasttokenGatewayErrors")))
+    [asked_by_machines] = left_out  # the same above and below
+    assert expression_of("LasttokenGatewayErrors").count("route!~") == 2
+    assert set(asked_by_machines.split("|")) == {"/health", "/ready", "/metrics"}
 
 
 def test_alerts_and_dashboard_name_documented_series():

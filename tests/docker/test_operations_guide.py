@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from encoder_settings import EncoderSettings, InvalidSettings
 
 import lasttoken.cli
 import lasttoken_export.cli
@@ -39,6 +40,8 @@ def commands_of(page):
 COMMANDS = [
     (page, words) for page in ("operations.md", "runbooks.md") for words in commands_of(page)
 ]
+IN_PODS = [words[words.index("--") + 1 :] for _, words in COMMANDS if "--" in words]
+"""What `kubectl exec` runs."""
 
 
 def of(program):
@@ -60,9 +63,12 @@ def render(helm, words, *more):
 
 @pytest.fixture(scope="module")
 def objects(helm):
-    """Names of the objects of the release `sfr`, as kubectl spells them."""
-    documents = render(helm, ["sfr", "docker/helm/lasttoken"], *RELEASE)
-    return {f"{d['kind'].lower()}/{d['metadata']['name']}" for d in documents}
+    """Names of the objects of the releases `sfr` and `sfr2`, as kubectl spells them."""
+    return {
+        f"{d['kind'].lower()}/{d['metadata']['name']}"
+        for release in ("sfr", "sfr2")
+        for d in render(helm, [release, "docker/helm/lasttoken"], *RELEASE)
+    }
 
 
 def test_every_command_is_for_a_program_that_is_looked_at():
@@ -77,7 +83,7 @@ class Parsed(Exception):
 
 @pytest.mark.parametrize(
     "words",
-    [w for _, w in COMMANDS if w[0] in MAINS and len(w) > 2],
+    [w for w in (*(w for _, w in COMMANDS), *IN_PODS) if w[0] in MAINS and len(w) > 2],
     ids=lambda w: " ".join(w)[:70],
 )
 def test_our_own_commands_parse(words, monkeypatch):
@@ -116,7 +122,7 @@ def test_the_chart_takes_the_values_of_the_commands(words, helm):
 def test_kubectl_names_objects_that_the_chart_makes(words, objects):
     named = [w for w in words if re.match(r"(deployment|service|pod|job)/", w)]
     assert set(named) <= objects
-    verbs = ("create", "get", "logs", "delete", "rollout", "port-forward", "describe")
+    verbs = ("create", "get", "logs", "delete", "rollout", "port-forward", "describe", "exec")
     assert any(verb in words for verb in verbs)
 
 
@@ -154,3 +160,42 @@ def test_the_guide_has_every_alert_with_its_severity():
     alerts = {r["alert"]: r["labels"]["severity"] for g in rules["groups"] for r in g["rules"]}
     page = (ROOT / "docs" / "operations.md").read_text()
     assert dict(re.findall(r"^\| (Lasttoken\w+) \| (\w+) \|", page, re.M)) == alerts
+
+
+def test_servers_are_asked_where_the_network_policy_lets_them_be(helm, objects):
+    """From a pod of the gateway: only it may call Triton unless others are named."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    commands = [words for words in commands_of("operations.md") if "-grpc." in " ".join(words)]
+    assert commands
+    for words in commands:
+        if "embed-corpus" not in words:
+            assert words[words.index("exec") + 1].endswith("-gateway"), words
+    policies = [d for d in render(helm, ["sfr2", "docker/helm/lasttoken"], *RELEASE)
+                if d["kind"] == "NetworkPolicy"]  # fmt: skip
+    [server] = [d for d in policies if d["metadata"]["name"].endswith("-server")]
+    [grpc] = [rule for rule in server["spec"]["ingress"] if {"port": "grpc"} in rule["ports"]]
+    [source] = grpc["from"]
+    assert source["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
+    assert page.count("networkPolicy.grpcFrom") >= 2  # also for the workers of a corpus
+
+
+def test_the_runbook_of_a_full_gpu_changes_what_the_encoder_takes():
+    """By the encoder's own reading of the file: the first advice works, `alone` does not."""
+    config = ROOT / "model_repository" / "sfr_embedding_mistral_encoder" / "config.pbtxt"
+    found = re.findall(r'key: "(\w+)" value \{ string_value: "(.*?)"', config.read_text())
+    given = {name: {"string_value": value} for name, value in found}
+
+    def settings(**changes):
+        changed = {name: {"string_value": str(value)} for name, value in changes.items()}
+        return EncoderSettings.from_parameters(given | changed)
+
+    usual = settings()
+    lower = settings(preferred_batch_tokens=usual.preferred_batch_tokens // 2)
+    assert lower.preferred_batch_tokens < usual.preferred_batch_tokens
+    with pytest.raises(InvalidSettings, match="max_batch_tokens"):
+        settings(max_batch_tokens=max(usual.max_length, usual.preferred_batch_tokens) - 1)
+    page = (ROOT / "docs" / "runbooks.md").read_text()
+    section = page.partition("## LasttokenGpuMemoryFull\n")[2].partition("\n## ")[0]
+    assert section.index("`preferred_batch_tokens`") < section.index("`max_batch_tokens`")
+    assert "rollout restart deployment/sfr-lasttoken-server" in section
+    assert "export again" not in section

@@ -31,7 +31,7 @@ class Access:
         self._limiter = RateLimiter()
         self._metrics = metrics
         self._looked_at = time.monotonic()
-        metrics.keys.set(len(self._ring.names))
+        metrics.valid_keys(self._ring.keys)
 
     @property
     def open_to_all(self) -> bool:
@@ -104,7 +104,7 @@ class Access:
         try:
             if self._ring.refresh():
                 self._metrics.key_reloads.labels("ok").inc()
-                self._metrics.keys.set(len(self._ring.names))
+                self._metrics.valid_keys(self._ring.keys)
                 log_event("keys_reloaded", keys=list(self._ring.names))
         except InvalidInput as error:
             self._metrics.key_reloads.labels("failed").inc()

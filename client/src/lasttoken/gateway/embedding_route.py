@@ -100,8 +100,8 @@ class EmbeddingRoute:
         gateway.access.charge_tokens(key, embedded.tokens, exchange)
         gateway.metrics.texts.labels(embedded.model.name).inc(len(job.inputs))
         gateway.metrics.tokens.labels(embedded.model.name).inc(embedded.tokens)
-        if cut := int(embedded.truncated.sum()):
-            gateway.metrics.truncated.labels(embedded.model.name).inc(cut)
+        cut = int(embedded.truncated.sum())
+        gateway.metrics.truncated.labels(embedded.model.name).inc(cut)  # 0 too: it shall be there
         return JsonPieces(self._dialect.answer(payload, embedded, exchange))
 
     def _decoded(self, body: bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lasttoken.gateway.access import Access
 from lasttoken.gateway.gateway_metrics import GatewayMetrics
+from lasttoken.gateway.openapi import DIALECTS
 from lasttoken.gateway.served_models import ModelDirectory
 from lasttoken.gateway.settings import GatewaySettings
 from lasttoken.gateway.tracing import Tracing
@@ -29,7 +30,7 @@ class Gateway:
             InvalidInput: A setting or a key is not valid.
         """
         self.settings = settings
-        self.metrics = GatewayMetrics()
+        self.metrics = GatewayMetrics(dialect.path for dialect in DIALECTS)
         self.access = Access(settings, self.metrics)
         self.directory = ModelDirectory(settings)
         self.tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None

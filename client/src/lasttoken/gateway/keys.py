@@ -19,7 +19,8 @@ from lasttoken.errors import InvalidInput
 SHORTEST_KEY = 16
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
-_LIMITS = ("requests", "texts", "tokens")
+LIMITS = ("requests", "texts", "tokens")
+"""What a key may have limits of, a minute: fields of an `ApiKey`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ def _parse_line(words: list[str], place: str) -> ApiKey:
     numbers: dict[str, int] = {}
     for limit in limits:
         kind, _, value = limit.partition("=")
-        if kind not in _LIMITS or not value.isdecimal() or int(value) < 1 or kind in numbers:
+        if kind not in LIMITS or not value.isdecimal() or int(value) < 1 or kind in numbers:
             raise InvalidInput(
                 f"{place}: {limit!r} is no limit; write requests=N, texts=N or tokens=N once each, "
                 "N per minute"
@@ -115,6 +116,11 @@ class KeyRing:
         self.required = file is not None or direct is not None
         if self.required:
             self._load()
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """The valid keys."""
+        return self._keys
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -73,6 +73,29 @@ capabilities: { drop: [ALL] }
 {{- toYaml $resources -}}
 {{- end -}}
 
+{{/* Port of the store that models are fetched from: the endpoint's own, or its scheme's. */}}
+{{- define "lasttoken.s3Port" -}}
+{{- $endpoint := urlParse (default "https://s3.amazonaws.com" .Values.repository.s3.endpoint) -}}
+{{- $port := regexFind ":[0-9]+$" $endpoint.host | trimPrefix ":" -}}
+{{- default (ternary "80" "443" (eq $endpoint.scheme "http")) $port -}}
+{{- end -}}
+
+{{/* "true" unless server.tlsVerifyClients is false: also where values of an older chart are reused, which lack it. */}}
+{{- define "lasttoken.verifiesClients" -}}
+{{- if ne (toString .Values.server.tlsVerifyClients) "false" -}}true{{- end -}}
+{{- end -}}
+
+{{/* Annotations of the Ingress: those given, and nginx told that the gateway speaks TLS. */}}
+{{- define "lasttoken.ingressAnnotations" -}}
+{{- $g := .Values.gateway -}}
+{{- $annotations := deepCopy (default (dict) $g.ingress.annotations) -}}
+{{- $name := "nginx.ingress.kubernetes.io/backend-protocol" -}}
+{{- if and $g.tlsSecret (eq $g.ingress.className "nginx") (not (hasKey $annotations $name)) -}}
+{{- $_ := set $annotations $name "HTTPS" -}}
+{{- end -}}
+{{- with $annotations -}}{{- toYaml . -}}{{- end -}}
+{{- end -}}
+
 {{/* Folder of an exported repository in the exporter's claim: all that a plan depends on. */}}
 {{- define "lasttoken.exportKey" -}}
 {{- $e := .Values.repository.exporter -}}
