@@ -19,6 +19,11 @@ from lasttoken_perf.cli import main
         ("quality --pairs 1", "'1' is no whole number of 2 or more"),
         ("export --layers 0", "--layers"),
         ("soak --minutes -3", "--minutes"),
+        ("latency --seed -5", "'-5' is no whole number of 0 or more"),
+        ("gpu --seed -5", "'-5' is no whole number of 0 or more"),
+        ("sweep --stability nan", "'nan' is no number of 0 or more"),
+        ("sweep --stability -1", "'-1' is no number of 0 or more"),
+        ("sweep --stability inf", "'inf' is no number of 0 or more"),
     ],
 )
 def test_numbers(words, refused, capsys):

@@ -12,7 +12,6 @@ from lasttoken_perf.errors import UnknownWorkload, WrongAnswer
 from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.monitor import ResourceMonitor
 from lasttoken_perf.results import FIELDS
-from lasttoken_perf.sweep import search_rate
 
 SCRAPE = """
 # HELP nv_inference_request_success Number
@@ -21,6 +20,8 @@ nv_inference_request_success{model="m_encoder",version="1"} 10
 nv_inference_request_duration_us{model="m_tokenizer",version="1"} 50000
 nv_inference_queue_duration_us{model="m_tokenizer",version="1"} 20000
 nv_inference_request_duration_us{model="m_encoder",version="1"} 10000
+nv_inference_request_success{model="m",version="1"} 10
+nv_inference_request_duration_us{model="m",version="1"} 3580000
 lasttoken_encoder_batches_total{model="m_encoder",version="1"} 5
 lasttoken_encoder_rows_total{model="m_encoder",version="1"} 10
 lasttoken_encoder_real_tokens_total{model="m_encoder",version="1"} 400
@@ -54,6 +55,7 @@ def test_figures_are_differences_of_the_models_own_series():
     assert row["tokenizer_queue_ms"] == 2.0
     assert row["tokenizer_compute_ms"] == 3.0
     assert row["encoder_transfer_ms"] == 1.0
+    assert row["server_ms"] == 358.0
     assert row["encoder_queue_ms"] == 50.0
     assert row["encoder_engine_ms"] == 300.0
     assert row["encoder_answer_ms"] == pytest.approx(1.0)
@@ -121,20 +123,6 @@ def test_texts_have_the_lengths_of_their_distribution(name):
 def test_an_unknown_distribution_names_the_known_ones():
     with pytest.raises(UnknownWorkload, match=r"'poems'.*mixture"):
         texts_of("poems", 1, seed=1)
-
-
-def test_the_search_finds_the_highest_rate_within_the_objective():
-    tried = []
-
-    def p95_ms(rate):
-        tried.append(rate)
-        return None if rate > 90 else 10 * rate
-
-    found = search_rate(p95_ms, highest=100.0, objective_ms=300.0, steps=12)
-    assert found == pytest.approx(30.0, abs=0.1)
-    assert found <= 30.0
-    assert len(tried) == 12
-    assert search_rate(lambda rate: 1e9, highest=100.0, objective_ms=300.0, steps=4) is None
 
 
 def test_the_monitor_sees_processor_time_and_memory():

@@ -10,13 +10,13 @@ from lasttoken_perf.perf_analyzer.profile_export import read_profile_export
 from lasttoken_perf.perf_analyzer.run import LoadPoint, judge, load_arguments
 
 
-def request(sent_ns, answered_ns, text="a", vector=(0.6, 0.8)):
+def request(sent_ns, answered_ns, text="a", vector=(0.6, 0.8), *, truncated=False):
     return {
         "timestamp": sent_ns,
         "request_inputs": {"TEXT": text},
         "response_timestamps": [answered_ns] if answered_ns else [],
         "response_outputs": [
-            {"TRUNCATED": False, "TOKEN_COUNT": 3, "EMBEDDING": list(vector)},
+            {"TRUNCATED": truncated, "TOKEN_COUNT": 3, "EMBEDDING": list(vector)},
         ],
     }
 
@@ -34,7 +34,7 @@ def test_latencies_vectors_and_time_are_those_of_the_windows(tmp_path):
             tmp_path,
             [
                 request(5_000_000, 15_000_000, "one"),
-                request(900_000_000, 1_100_000_000, "two", (1.0, 0.0)),
+                request(900_000_000, 1_100_000_000, "two", (1.0, 0.0), truncated=True),
                 request(1_900_000_000, 2_100_000_000, "after the last window"),
                 request(1_950_000_000, 0, "never answered"),
             ],
@@ -43,6 +43,7 @@ def test_latencies_vectors_and_time_are_those_of_the_windows(tmp_path):
     assert seen.texts == ["one", "two"]
     assert seen.latency_ms.tolist() == [10.0, 200.0]
     assert seen.token_counts.tolist() == [3, 3]
+    assert seen.truncated.tolist() == [False, True]
     assert seen.vectors.tolist()[1] == [1.0, 0.0]
     assert seen.seconds == 2.0
 

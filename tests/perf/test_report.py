@@ -1,5 +1,6 @@
 """The report page, in a real browser too, and the README's table."""
 
+import html
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lasttoken_perf.cli import main
 from lasttoken_perf.errors import MalformedResult
 from lasttoken_perf.report.page import read_results, render_page
 from lasttoken_perf.report.plots import peers
@@ -116,6 +118,84 @@ def test_the_same_results_give_the_same_page(tmp_path):
     assert pages[0] == pages[1]
 
 
+def spoilt(**parts):
+    """A result of which parts are others."""
+    return json.dumps({**sweep(), **parts})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"schema": 99}', "schema is 99"),
+        (json.dumps({k: v for k, v in sweep().items() if k != "summary"}), "no 'summary'"),
+        (spoilt(rows=3), "rows is 3, which is not a list"),
+        (spoilt(rows=["fast"]), "row 0 is 'fast', which is not an object"),
+        (spoilt(rows=[{"p50_ms": {"median": 1}}]), "row 0: p50_ms is"),
+        (spoilt(kind=["a"]), "kind is ['a'], which is not a word"),
+        (spoilt(machine="mine"), "machine is 'mine'"),
+        (spoilt(summary=[{"p99_ms": 1.0, "texts_per_s": 2.0}]), "p99_ms is 1.0, which has no min"),
+        (spoilt(kind="peers", ratios={"a / b": 2.0}), "is no result of the kind 'peers'"),
+        (spoilt(kind="precisions", rows=[{"mean_cosine": 1.0}]), "of the kind 'precisions'"),
+        (spoilt(unavailable=["vLLM"]), "is no result of the kind"),
+        ('{"what": "foreign", "machine": {"gpus": 3}}', "is no result of the kind 'record'"),
+        ('{"what": "foreign", "plans": [{"gpu": "H200"}]}', "is no result of the kind 'record'"),
+    ],
+)
+def test_foreign_parts_are_one_line_that_names_the_file(tmp_path, content, said, capsys):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    assert main(["report", str(file), "--html", str(tmp_path / "x.html")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "x.json" in line
+    assert said in line
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"tokens_per_s": []}'])
+def test_the_readmes_table_is_of_a_result_of_the_bench(tmp_path, content, capsys):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    assert main(["report", "--readme", str(ROOT / "README.md"), str(file)]) == 1
+    assert f"error: {file} is no result of the bench" in capsys.readouterr().err
+
+
+def test_every_committed_result_can_be_shown():
+    files = sorted(BENCH.parent.glob("*.json"))
+    page = render_page(read_results(files), title="t")
+    assert page.count("<section") == len(files)
+
+
+def test_a_rest_below_zero_is_shown_as_none_with_the_reason(tmp_path):
+    rows = [row(load="concurrency", concurrency=n, outside_ms=-0.5, repeat=1) for n in (1, 2)]
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(make_result(kind="sweep", what="x", rows=rows)))
+    page = render_page(read_results([file]), title="t")
+    assert "<td>-</td>" in page
+    assert "-0.5" not in page
+    assert "outside ms -: below zero" in page
+
+
+@pytest.mark.parametrize("without", [(), ("schema", "kind", "taken_at", "machine", "rows")])
+def test_a_plan_is_shown_with_its_answer(tmp_path, without, capsys):
+    """Of today's form, and of the one before it, which said nothing of its origin."""
+    file = tmp_path / "plan.json"
+    words = ["--precision", "fp16", "--gpu", "H200", "--gpu", "T4"]
+    assert main(["plan", *words, "--output", str(file)]) == 0
+    printed = capsys.readouterr().out
+    plan = json.loads(file.read_text())
+    assert plan["kind"] == "plan"
+    assert plan["command"].startswith("lasttoken-perf")
+    assert {"schema", "taken_at", "revision", "machine"} <= plan.keys()
+    file.write_text(json.dumps({k: v for k, v in plan.items() if k not in without}))
+    page = html.unescape(render_page(read_results([file]), title="t"))
+    [option] = [line for line in printed.splitlines() if line.startswith("| H200")]
+    cells = "".join(f"<td>{cell.strip()}</td>" for cell in option.strip("|").split("|"))
+    assert cells in page
+    assert "<td>T4 in fp16: a text of mean length alone takes more than half of the" in page
+    assert "<td>objective_ms</td><td>200</td>" in page
+    assert "m measured, p published, c computed" in page
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"kind": "latency"}', '{"schema": 99}'])
 def test_what_is_no_result_is_refused(tmp_path, content):
     file = tmp_path / "x.json"
@@ -173,11 +253,11 @@ MEASURE = """<script>addEventListener("load", () => {
 @pytest.mark.parametrize("width", [500, 1280])
 def test_a_browser_shows_it_without_scrolling_sideways(chromium, page, tmp_path, width):
     """500 is the narrowest window of headless Chromium; a phone's 390 is checked in a frame."""
-    html, profile = tmp_path / "page.html", tmp_path / "profile"
-    html.write_text(page.replace("</body>", MEASURE))
+    shown, profile = tmp_path / "page.html", tmp_path / "profile"
+    shown.write_text(page.replace("</body>", MEASURE))
     options = [f"--user-data-dir={profile}", f"--window-size={width},900", "--dump-dom"]
     done = subprocess.run(
-        [*chromium, *options, html.as_uri()], capture_output=True, text=True, timeout=120
+        [*chromium, *options, shown.as_uri()], capture_output=True, text=True, timeout=120
     )
     seen = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1].replace("&quot;", '"'))
     assert seen["wide"] <= seen["view"]

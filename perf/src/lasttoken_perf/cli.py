@@ -15,23 +15,37 @@ from lasttoken.errors import LasttokenError
 from lasttoken_export.errors import ExportError
 from lasttoken_perf import commands
 from lasttoken_perf.command import Command, write_result
-from lasttoken_perf.errors import PerfError
+from lasttoken_perf.errors import InvalidUsage, PerfError
+from lasttoken_perf.interruption import Interrupted, signals_unwind
 from lasttoken_perf.machine import git_revision
+from lasttoken_perf.output_file import check_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code (0 fine, 1 failed, 2 bad usage)."""
+    """Run the command; returns its exit code.
+
+    0 fine, 1 failed, 2 bad usage, 130 and 143 interrupted by SIGINT and SIGTERM.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(words[0] if words else None).parse_args(words)
-    git_revision()  # kept from here on: results are written much later
     try:
-        result = options.run(options)
+        with signals_unwind():
+            _run(_parser(words[0] if words else None).parse_args(words))
+    except Interrupted as interruption:
+        print(f"interrupted by {interruption}{interruption.kept}", file=sys.stderr)
+        return interruption.exit_code
     except (PerfError, ExportError, LasttokenError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InvalidUsage) else 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.output is not None:
+        check_output("--output", options.output)
+    git_revision()  # kept from here on: results are written much later
+    result = options.run(options)
     if options.output is not None:
         write_result(result, options.output)
-    return 0
 
 
 def load_command(name: str) -> Command:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lasttoken_perf.output_file import write_output
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
@@ -60,6 +62,17 @@ def positive_number(text: str) -> float:
     return number
 
 
+def number_from_zero(text: str) -> float:
+    """Make a number of an argument and refuse what is below zero, and infinity."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return number
+
+
 def cache_folder() -> Path | None:
     """Where weights and peers are kept: LASTTOKEN_CACHE, or None for the default."""
     folder = os.environ.get("LASTTOKEN_CACHE")
@@ -67,10 +80,18 @@ def cache_folder() -> Path | None:
 
 
 def write_result(result: Mapping[str, Any], file: Path) -> None:
-    """Write a result as JSON, in a folder that is made if need be."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    """Write a result as JSON, in a folder that is made if need be, and say so.
+
+    Raises:
+        OutputUnwritable: As of `write_output`.
+    """
+    write_output(file, as_json(result))
     say(f"written to {file}")
+
+
+def as_json(result: Mapping[str, Any]) -> str:
+    """Return the text of a result's file."""
+    return json.dumps(result, indent=1) + "\n"
 
 
 def say(message: str) -> None:

@@ -146,17 +146,23 @@ def _run_command(serving: Serving, folder: Path) -> tuple[dict[str, Any], list[i
         "--output", str(folder / "vectors"), "--url", serving.url, "--model", serving.triton_name,
         "--json",
     ]  # fmt: skip
-    with (folder / "report.json").open("w+") as answer:
-        process = subprocess.Popen(command, stdout=answer)
+    with (
+        (folder / "report.json").open("w+") as answer,
+        subprocess.Popen(command, stdout=answer) as process,
+    ):
         memory = []
         watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            try:
-                memory.append(watched.memory_info().rss)
-            except psutil.NoSuchProcess:
-                break
-            time.sleep(_SAMPLE_EVERY_S)
-        if process.wait() != 0:
+        try:
+            while process.poll() is None:
+                try:
+                    memory.append(watched.memory_info().rss)
+                except psutil.NoSuchProcess:
+                    break
+                time.sleep(_SAMPLE_EVERY_S)
+            process.wait()
+        finally:
+            process.kill()  # nothing where it has ended; an interrupted one writes in the folder
+        if process.returncode != 0:
             raise PeerFailed(f"embed-corpus ended with exit code {process.returncode}")
         answer.seek(0)
         report: dict[str, Any] = json.load(answer)

@@ -1,19 +1,23 @@
 """Errors of the perf suite.
 
 PerfError
-├── PeerFailed        a peer's process died or answered out of protocol
-├── WrongAnswer       what was to be timed did not return the right vectors
-├── UnknownWorkload   no distribution of lengths has that name
-├── MalformedResult   a JSON file is not a result, or has undocumented fields
-├── ToolUnavailable   perf_analyzer or a peer cannot be installed or run here
-├── NotEnoughRoom     the disk has too little room for what is measured
-├── FolderInUse       another run works in the work folder, or was killed there
-├── MemoryBarMissed   an export took more memory than it may
-├── TaskUnavailable   a task's data is not at hand, or a precision cannot be served here
-├── MissingLibrary    an optional library is not installed
-├── InvalidSoak       a soak's duration, load or number of clients is not positive
-├── InvalidSuite      a setting of the GPU suite, or a result file that does not belong to it
-└── InvalidPlan       the question to the planner is malformed
+├── PeerFailed          a peer's process died or answered out of protocol
+├── WrongAnswer         what was to be timed did not return the right vectors
+├── UnknownWorkload     no distribution of lengths has that name
+├── MalformedResult     a JSON file is not a result, or has undocumented fields
+├── ToolUnavailable     perf_analyzer or a peer cannot be installed or run here
+├── NotEnoughRoom       the disk has too little room for what is measured
+├── FolderInUse         another run works in the work folder, or was killed there
+├── MemoryBarMissed     an export took more memory than it may
+├── TaskUnavailable     a task's data is not at hand, or a precision cannot be served here
+├── MissingLibrary      an optional library is not installed
+├── InvalidUsage        arguments that do not go together; the command ends with exit code 2
+├── OutputUnwritable    a file that a result goes to cannot be written
+├── MetricsUnavailable  the address of the metrics does not answer, or knows no such model
+├── NothingMeasured     every load point was discarded
+├── InvalidSoak         a soak's duration, load or number of clients is not positive
+├── InvalidSuite        a setting of the GPU suite, or a result file that does not belong to it
+└── InvalidPlan         the question to the planner is malformed
     ├── UnknownModel
     ├── InvalidPrices
     └── InvalidCalibration
@@ -64,6 +68,22 @@ class TaskUnavailable(PerfError):
 
 class MissingLibrary(PerfError):
     """An optional library is not installed."""
+
+
+class InvalidUsage(PerfError):
+    """Arguments that do not go together; the command ends with exit code 2."""
+
+
+class OutputUnwritable(PerfError):
+    """A file that a result goes to cannot be written; a result is kept where the message says."""
+
+
+class MetricsUnavailable(PerfError):
+    """The address of the server's metrics does not answer, or has no series of the model."""
+
+
+class NothingMeasured(PerfError):
+    """Every load point was discarded."""
 
 
 class InvalidSoak(PerfError):

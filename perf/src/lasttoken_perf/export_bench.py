@@ -114,12 +114,17 @@ def _export(folder: Path, precision: str) -> tuple[dict[str, Any], int]:
         "--like", "sfr-embedding-mistral", "--precision", precision, "--json",
         "--output", str(folder / "repository"),
     ]  # fmt: skip
-    with (folder / "report.json").open("w+") as output:
-        process = subprocess.Popen(command, stdout=output)
+    with (
+        (folder / "report.json").open("w+") as output,
+        subprocess.Popen(command, stdout=output) as process,
+    ):
         peak_bytes = 0
-        while process.poll() is None:
-            peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
-            time.sleep(0.05)
+        try:
+            while process.poll() is None:
+                peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
+                time.sleep(0.05)
+        finally:
+            process.kill()  # nothing where it has ended; an interrupted one writes in the folder
         output.seek(0)
         text = output.read()
     if process.returncode:

@@ -10,7 +10,7 @@ from lasttoken_perf.answers import check_answers
 from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
-from lasttoken_perf.perf_analyzer.run import LoadPoint, run_perf_analyzer
+from lasttoken_perf.perf_analyzer.run import LoadPoint, run_perf_analyzer, warm_up
 from lasttoken_perf.results import Row
 from lasttoken_perf.server_figures import Scrape, figures, settled_scrape, with_outside
 from lasttoken_perf.serving import Serving
@@ -44,6 +44,7 @@ def measure(
     Raises:
         WrongAnswer: The answers are not right.
         PeerFailed: perf_analyzer failed.
+        MetricsUnavailable: The server's metrics cannot be read any more.
     """
     row: Row = {
         "subject": SUBJECT,
@@ -54,6 +55,8 @@ def measure(
         "texts_per_request": 1,
         "repeat": repeat,
     }
+    if point.request_rate_per_s is not None:
+        warm_up(serving.url, serving.triton_name, workload.texts, point)
     before, started_s = _scrape(serving), time.perf_counter()
     with ResourceMonitor(serving.pid) as monitor:
         measured = run_perf_analyzer(
@@ -70,6 +73,7 @@ def measure(
     if measured.seen is None:
         return row, None
     seen = measured.seen
+    workload.count(seen.texts, seen.token_counts, seen.truncated)
     checks = check_answers(seen.texts, seen.vectors, serving.dimensions, workload.known)
     row |= {
         "seconds": seen.seconds,
@@ -82,7 +86,7 @@ def measure(
         within = int((seen.latency_ms <= objective_ms).sum())
         row |= {"objective_ms": objective_ms, "goodput_texts_per_s": within / seen.seconds}
     if before is not None and after is not None:
-        # Of the whole call, warm-up included: metrics have no windows.
+        # Of the whole call, a closed loop's warm-up included: metrics have no windows.
         row |= figures(before, after, serving.triton_name, seconds)
     return with_outside(row | monitor.fields()), checks
 

@@ -8,11 +8,15 @@
     revision   {"commit", "dirty"} of the checkout, None outside one
     machine    `machine.describe_machine`: processor, cores, memory, GPUs, versions
     model      {"name", "triton_name", "precision", "runtime", "dimensions", ...}
-    workload   {"distribution", "texts", "tokens", "token_lengths", "seed", "sha256"}
+    workload   {"distribution", "texts", "tokens", "token_lengths", "seed", "sha256"}; of latency
+               and sweep one such object a distribution. With "counted_texts" (those whose tokens
+               the server told) tokens and lengths are of these, and "truncated_texts" says how
+               many of them the model cut
     settings   what else decided the figures
     checks     what was verified of the answers, and how far they were off
     rows       one flat object a repeat and load point; its fields are those of `FIELDS`
     summary    rows that differ only in their repeat, each figure as {"min", "median", "max"}
+    interrupted  only of a measurement that a signal ended: which, after how many rows
 
 A field that a row lacks was not measured; a figure is never zero for that reason. Readers (the
 report, the planner's calibration points) select rows by ``subject``, ``precision``, ``load`` and
@@ -24,6 +28,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import reprlib
 import shlex
 import statistics
 import sys
@@ -33,111 +38,21 @@ from typing import Any
 
 from lasttoken_perf.errors import MalformedResult
 from lasttoken_perf.machine import describe_machine, git_revision
+from lasttoken_perf.row_fields import FIELDS, NUMBERS_OF_A_POINT
 
 SCHEMA = 1
 
 Row = dict[str, Any]
 
-FIELDS: dict[str, str] = {
-    # What was measured, and under which load.
-    "model": "catalogue name, where a result holds several models",
-    "subject": "who answered: 'lasttoken server', 'bare engine', a peer's name",
-    "version": "the subject's version",
-    "device": "processor or GPU that computed",
-    "precision": "of the weights: fp32, fp16, bf16, int8, q8_0 ...",
-    "distribution": "of the lengths: queries, passages, documents, mixture",
-    "load": "'concurrency' (closed loop), 'request_rate' (open loop), 'corpus', 'single', 'mixed';"
-    " of the GPU suite also 'ceiling', 'parity' and 'export'",
-    "concurrency": "requests at a time",
-    "request_rate_per_s": "requests a second that were offered",
-    "texts_per_request": "texts that one request carries",
-    "service_class": "interactive or bulk",
-    "dimensions": "elements of a vector, where a result holds several sizes",
-    "repeat": "number of the repeat, from 1",
-    "variant": "setting that was varied",
-    # Throughput.
-    "seconds": "wall time of the measurement",
-    "requests": "requests answered",
-    "texts_per_s": "texts answered a second",
-    "tokens_per_s": "real tokens (no padding) answered a second",
-    "goodput_texts_per_s": "texts answered a second within the latency objective",
-    "objective_ms": "latency objective",
-    "refused": "requests refused as overloaded",
-    "failed": "requests that failed otherwise",
-    "sent_late": "open loop: requests sent later than scheduled",
-    # Latency as the client sees it.
-    "mean_ms": "mean latency",
-    "p50_ms": "median latency",
-    "p90_ms": "90th percentile",
-    "p95_ms": "95th percentile",
-    "p99_ms": "99th percentile",
-    "max_ms": "largest latency",
-    "refused_p99_ms": "99th percentile of the time until a refusal",
-    # Where the server spent it, mean a request; the encoder's are the scheduler's own figures.
-    "tokenizer_queue_ms": "waiting for the tokenizer",
-    "tokenizer_compute_ms": "in the tokenizer, transfers included",
-    "encoder_transfer_ms": "from the tokenizer into the scheduler's queue",
-    "encoder_queue_ms": "a row waiting in the scheduler's queue",
-    "encoder_engine_ms": "a row's batch in the engine",
-    "encoder_answer_ms": "from the engine's end until the answer was handed to Triton",
-    "outside_ms": "the rest of the mean latency: gRPC, Triton's core, the client",
-    # How full the batches were.
-    "batches": "batches of the engine",
-    "tokens_per_batch": "real tokens a batch",
-    "rows_per_batch": "texts a batch",
-    "batch_ms": "mean time of a batch in the engine",
-    "real_over_computed_tokens": "1.0: nothing was padded",
-    "real_over_computed_cells": "attention cells within texts over attention cells computed",
-    "engine_busy": "time of the batches over wall time; above 1 where two ran beside each other",
-    # Resources.
-    "cpu_cores": "processor time of the subject over wall time, in cores",
-    "cpu_s_per_1000_texts": "processor seconds of the client for a thousand texts",
-    "gateway_cpu_s_per_1000_texts": "processor seconds of the gateway for a thousand texts",
-    "rss_bytes": "largest resident memory of the subject and its children",
-    "gpu_power_w": "mean power of the GPU",
-    "gpu_memory_bytes": "largest memory in use on the GPU",
-    "gpu_utilisation": "share of the time that the GPU ran a kernel",
-    # What a precision costs, against fp32 on held-out text.
-    "file_bytes": "graph and weights on disk",
-    "embedding_bytes": "of these the token embedding",
-    "mean_cosine": "mean cosine of a text's vector to its fp32 vector",
-    "p1_cosine": "first percentile of these cosines",
-    "minimum_cosine": "lowest of these cosines",
-    "top10_overlap": "share of a query's ten best documents that fp32 finds too",
-    "ndcg_at_10": "nDCG@10 on the retrieval set",
-    "ndcg_change": "relative change of it from fp32",
-    "ndcg_change_error": "standard error of the change",
-    "bitwise_batch_invariant": "whether vectors are the same, bit by bit, in every batch",
-    "task": "MTEB's name of a task",
-    "metric": "what MTEB takes as the task's main score",
-    "main_score": "that score, 0 to 1",
-    "main_score_change": "relative change of it from fp32",
-    "similarity_spearman": "rank correlation of pairs' similarities with those of fp32",
-    # Against what the device can do at best.
-    "flops_per_s": "floating-point operations of the model a second, padding not counted",
-    "bytes_per_s": "bytes read and written a second",
-    "fraction_of_ceiling": "flops_per_s over that of the model's own matrix products alone",
-    "floor_ms": "time of reading every weight that a single text needs, at the memory's speed",
-    "times_floor": "p50_ms over floor_ms",
-    # Plans.
-    "layers": "decoder layers of the graph",
-    "weight_bytes": "weights of the graph, of all types",
-    "plan_bytes": "size of the plan",
-    # Judgement.
-    "stable": "whether perf_analyzer found the point stable",
-    "discarded": "why the row counts for nothing; absent when it counts",
-}
-"""Every field that a row may have, and what it means."""
-
-NUMBERS_OF_A_POINT = (
-    "concurrency",
-    "request_rate_per_s",
-    "texts_per_request",
-    "dimensions",
-    "objective_ms",
-    "layers",
+_SECTIONS: tuple[tuple[str, type, str], ...] = (
+    ("kind", str, "a word"),
+    ("what", str, "a sentence"),
+    ("taken_at", str, "a time"),
+    ("machine", Mapping, "an object"),
+    ("rows", list, "a list"),
+    ("summary", list, "a list"),
 )
-"""Numbers that say what a row is about; `summarise` keeps them as they are."""
+"""What a result must have, and in which form."""
 
 
 def make_result(
@@ -150,6 +65,7 @@ def make_result(
     settings: Mapping[str, Any] | None = None,
     checks: Mapping[str, Any] | None = None,
     packages: Iterable[str] = (),
+    interrupted: str | None = None,
 ) -> dict[str, Any]:
     """Put a result together.
 
@@ -162,6 +78,7 @@ def make_result(
         settings: What else decided the figures.
         checks: What was verified.
         packages: Distributions whose version matters, besides the usual ones.
+        interrupted: What ended the measurement before its end; None where nothing did.
 
     Raises:
         MalformedResult: A row has a field that `FIELDS` does not document.
@@ -180,6 +97,7 @@ def make_result(
         "checks": dict(checks or {}),
         "rows": [dict(row) for row in rows],
         "summary": summarise(rows),
+        **({} if interrupted is None else {"interrupted": interrupted}),
     }
     check_result(result)
     return result
@@ -193,17 +111,41 @@ def check_result(result: Mapping[str, Any]) -> None:
     """
     if result.get("schema") != SCHEMA:
         raise MalformedResult(f"schema is {result.get('schema')!r}, this version reads {SCHEMA}")
-    for name in ("kind", "what", "taken_at", "machine", "rows"):
+    for name, form, said in _SECTIONS:
         if name not in result:
             raise MalformedResult(f"the result has no {name!r}")
+        if not isinstance(result[name], form):
+            raise MalformedResult(f"{name} is {reprlib.repr(result[name])}, which is not {said}")
     for number, row in enumerate(result["rows"]):
+        if not isinstance(row, Mapping):
+            raise MalformedResult(f"row {number} is {reprlib.repr(row)}, which is not an object")
         for name, value in row.items():
             if name not in FIELDS:
                 raise MalformedResult(
-                    f"row {number} has the field {name!r}, which results.FIELDS does not document"
+                    f"row {number} has the field {name!r}, which FIELDS does not document"
                 )
+            if not isinstance(value, str | int | float):
+                raise MalformedResult(f"row {number}: {name} is {reprlib.repr(value)}, no value")
             if isinstance(value, float) and not math.isfinite(value):
                 raise MalformedResult(f"row {number}: {name} is {value!r}; leave it out")
+    for number, point in enumerate(result["summary"]):
+        _check_point(number, point)
+
+
+def _check_point(number: int, point: object) -> None:
+    """Check a point of the summary: words, numbers of a point, and spreads of figures."""
+    if not isinstance(point, Mapping):
+        raise MalformedResult(f"point {number} of the summary is {reprlib.repr(point)}")
+    for name, value in point.items():
+        if name == "repeats" or _describes(name, value):
+            continue
+        if not isinstance(value, Mapping) or not all(
+            isinstance(value.get(part), int | float) for part in ("min", "median", "max")
+        ):
+            raise MalformedResult(
+                f"point {number} of the summary: {name} is {reprlib.repr(value)}, which has no "
+                "min, median and max"
+            )
 
 
 def read_result(path: Path) -> dict[str, Any]:

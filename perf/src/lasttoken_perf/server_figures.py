@@ -6,14 +6,17 @@ import re
 import time
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
+from lasttoken_perf.errors import MetricsUnavailable
 
 Scrape = dict[tuple[str, str], float]
 """Value by name and model, summed over the other labels."""
 
 _SETTLING_S = 0.05
+_ADVICE = "give those of the server that is measured, such as http://HOST:8002/metrics"
 _SERIES = re.compile(r'^(\w+)\{.*?model="([^"]+)".*?\} (\S+)$')
 
 
@@ -22,9 +25,34 @@ def scrape(metrics_url: str) -> Scrape:
 
     Args:
         metrics_url: ``http://host:port/metrics``.
+
+    Raises:
+        MetricsUnavailable: Nobody answers there, or with something else than text.
     """
-    with urllib.request.urlopen(metrics_url, timeout=10) as answer:  # noqa: S310 - given to us
-        return parse_metrics(answer.read().decode())
+    try:
+        with urllib.request.urlopen(metrics_url, timeout=10) as answer:  # noqa: S310 - given to us
+            return parse_metrics(answer.read().decode())
+    except (OSError, ValueError, HTTPException) as error:
+        raise MetricsUnavailable(
+            f"the server's metrics at {metrics_url!r} cannot be read: {error}; {_ADVICE}"
+        ) from None
+
+
+def check_metrics(metrics_url: str, model: str) -> None:
+    """Check, before anything is measured, that the model's series are there.
+
+    Args:
+        metrics_url: As of `scrape`.
+        model: The ensemble.
+
+    Raises:
+        MetricsUnavailable: As of `scrape`, or there is no series of the model.
+    """
+    steps = {model, f"{model}{TOKENIZER}", f"{model}{ENCODER}"}
+    if not any(owner in steps for _, owner in scrape(metrics_url)):
+        raise MetricsUnavailable(
+            f"{metrics_url!r} answers, but has no series of the model {model!r}; {_ADVICE}"
+        )
 
 
 def settled_scrape(metrics_url: str, *, patience_s: float = 2.0) -> Scrape:
@@ -89,6 +117,8 @@ def figures(
     if grown("nv_inference_request_success", ENCODER):
         # The encoder's `execute` ends when the rows are in the scheduler's queue.
         fields["encoder_transfer_ms"] = mean_ms("request", ENCODER)
+    if grown("nv_inference_request_success", ""):
+        fields["server_ms"] = mean_ms("request", "")
     batches, rows = grown("lasttoken_encoder_batches_total"), grown("lasttoken_encoder_rows_total")
     if batches and rows:
         busy_s = grown("lasttoken_encoder_batch_seconds_total")

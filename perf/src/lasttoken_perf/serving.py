@@ -16,6 +16,7 @@ from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_perf.errors import UnknownWorkload
+from lasttoken_perf.server_figures import check_metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +47,22 @@ class Serving:
         return str(self.description.get("precision", "unknown"))
 
 
-def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say what is measured."""
+def add_serving_arguments(
+    parser: argparse.ArgumentParser, *, default_model: str = "smollm2-135m"
+) -> None:
+    """Add the arguments that say what is measured.
+
+    Args:
+        parser: Gets them.
+        default_model: What is exported and served where they say nothing.
+    """
+    parser.set_defaults(default_model=default_model)
     parser.add_argument(
-        "--model", default="smollm2-135m", metavar="NAME",
-        help="catalogue name: exported and served by a Triton on this machine (%(default)s)",
+        "--model", metavar="NAME",
+        help="catalogue name: exported and served by a Triton on this machine "
+        f"({default_model}); beside --repository or --url: what is to be served there",
     )  # fmt: skip
-    parser.add_argument("--precision", default="fp32", help="of that export (%(default)s)")
+    parser.add_argument("--precision", help="of that export (fp32); beside them as --model")
     parser.add_argument(
         "--repository", type=Path, metavar="DIR", help="serve this repository instead"
     )
@@ -77,28 +87,54 @@ def open_serving(
         say: Told what is being done.
 
     Raises:
-        UnknownWorkload: There is no model, or none of that name, or several.
+        UnknownWorkload: There is no model, or none of that name, or several, or another than
+            ``--model`` and ``--precision`` say.
+        MetricsUnavailable: ``--metrics-url`` has no metrics of the model.
     """
     with ExitStack() as stack:
         if options.url is not None:
-            yield _describe(options.url, options.metrics_url, options.triton_name, None, None)
+            served = _describe(options.url, options.metrics_url, options.triton_name, None, None)
+            _check_served(served, options, options.url)
+            if served.metrics_url is not None:
+                check_metrics(served.metrics_url, served.triton_name)
+            yield served
             return
         repository = options.repository
         if repository is None:
             repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lasttoken.")))
-            say(f"exporting {options.model} as {options.precision}")
-            entry = catalogue_entry(options.model)
+            name, precision = options.model or options.default_model, options.precision or "fp32"
+            say(f"exporting {name} as {precision}")
+            entry = catalogue_entry(name)
             checkpoint = open_checkpoint(entry.source, cache_folder=cache_folder)
-            wanted = {"output": repository, "precision": options.precision}
+            wanted: dict[str, Any] = {"output": repository, "precision": precision}
             if (queue := getattr(options, "max_queue_tokens", None)) is not None:
                 wanted["max_queue_tokens"] = queue
             export_model(checkpoint, entry, ExportOptions(**wanted))
         server = stack.enter_context(
             LocalTriton(repository, cache_folder=cache_folder, announce=say)
         )
-        yield _describe(
+        served = _describe(
             server.grpc_url, server.metrics_url, options.triton_name, server.pid, repository
         )
+        if options.repository is not None:
+            _check_served(served, options, str(repository))
+        yield served
+
+
+def _check_served(served: Serving, options: argparse.Namespace, where: str) -> None:
+    """Hold ``--model`` and ``--precision`` against what the model's card says."""
+    about = served.description
+    for option, there in (
+        ("model", {about.get("model"), served.triton_name}),
+        ("precision", {about.get("precision")}),
+    ):
+        wanted = getattr(options, option, None)
+        if wanted is not None and wanted not in there:
+            found = about.get(option, served.triton_name)
+            raise UnknownWorkload(
+                f"--{option} is {wanted!r}, but {where} serves {found!r}: leave --{option} out, or "
+                f"name what serves {wanted!r}"
+            )
 
 
 def _describe(

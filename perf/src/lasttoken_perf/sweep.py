@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lasttoken_perf.answers import worst
+from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.load_point import measure
+from lasttoken_perf.objective import offered, peak_texts_per_s, search_rate
 from lasttoken_perf.perf_analyzer.run import LoadPoint
 from lasttoken_perf.results import Row, make_result
 from lasttoken_perf.serving import Serving
@@ -65,9 +67,12 @@ def run_sweep(
     Raises:
         WrongAnswer: The server's answers are not right.
         PeerFailed: perf_analyzer failed.
+        MetricsUnavailable: The server's metrics cannot be read any more.
+        Interrupted: A signal came; it has a result of the points that were finished.
     """
     rows: list[Row] = []
     checks: list[dict[str, float]] = []
+    found: dict[str, float | None] = {}
     workloads = [
         make_workload(serving, name, texts=options.texts, seed=options.seed)
         for name in options.distributions
@@ -89,75 +94,56 @@ def run_sweep(
         say(_line(row))
         return row
 
-    for repeat in range(1, options.repeats + 1):
-        for workload in workloads:
-            for concurrency in options.concurrencies:
-                take(workload, repeat, concurrency=concurrency)
-            for rate in options.request_rates_per_s:
-                take(workload, repeat, request_rate_per_s=rate)
-    goodput = {}
-    if options.objective_ms is not None and options.search_steps:
-        for workload in workloads:
-            peak = peak_texts_per_s(rows, workload.distribution)
+    def search(workload: Workload) -> None:
+        assert options.objective_ms is not None
+        peak = peak_texts_per_s(rows, workload.distribution)
+        if peak is None:
+            say(f"{workload.distribution}: no closed-loop point counts, so no rate is searched")
+            return
 
-            def p95_ms(rate: float, workload: Workload = workload) -> float | None:
-                row = take(workload, 1, request_rate_per_s=round(rate, 3))
-                return None if "discarded" in row else float(row["p95_ms"])
+        def p95_ms(rate: float) -> float | None:
+            row = take(workload, 1, request_rate_per_s=offered(rate))
+            return None if "discarded" in row else float(row["p95_ms"])
 
-            goodput[workload.distribution] = search_rate(
-                p95_ms, highest=peak, objective_ms=options.objective_ms, steps=options.search_steps
-            )
-    return make_result(
-        kind=kind,
-        what="latency against load, measured by perf_analyzer",
-        rows=rows,
-        model=serving.description,
-        workload={w.distribution: w.describe() for w in workloads},
-        settings={
-            "perf_analyzer": command[-1].rsplit("/", 4)[1],
-            "requests_per_window": options.requests,
-            "warmup_requests": options.warmup_requests,
-            "stability": options.stability,
-            "rate_at_objective_per_s": goodput,
-        },
-        checks=worst(checks),
-    )
+        found[workload.distribution] = search_rate(
+            p95_ms, highest=peak, objective_ms=options.objective_ms, steps=options.search_steps
+        )
 
+    def result(interrupted: str | None = None) -> dict[str, Any]:
+        objective = {} if options.objective_ms is None else {"objective_ms": options.objective_ms}
+        return make_result(
+            kind=kind,
+            what="latency against load, measured by perf_analyzer",
+            rows=rows,
+            model=serving.description,
+            workload={w.distribution: w.describe() for w in workloads},
+            settings={
+                "perf_analyzer": command[-1].rsplit("/", 4)[1],
+                "requests_per_window": options.requests,
+                "warmup_requests": options.warmup_requests,
+                "stability": options.stability,
+                **objective,
+                "rate_at_objective_per_s": found,
+            },
+            checks=worst(checks),
+            interrupted=interrupted,
+        )
 
-def peak_texts_per_s(rows: Sequence[Row], distribution: str) -> float:
-    """Return the largest throughput seen; a search starts from it."""
-    return max(
-        (float(r["texts_per_s"]) for r in rows
-         if r["distribution"] == distribution and "texts_per_s" in r),
-        default=1.0,
-    )  # fmt: skip
-
-
-def search_rate(
-    p95_ms: Callable[[float], float | None], *, highest: float, objective_ms: float, steps: int
-) -> float | None:
-    """Bisect for the highest request rate whose p95 is within the objective.
-
-    Args:
-        p95_ms: Measures a rate; None where the point could not be measured, which counts as too
-            much.
-        highest: Where the search ends, such as the closed loop's throughput.
-        objective_ms: The objective.
-        steps: Measurements, at least 1.
-
-    Returns:
-        The rate, or None where even the lowest one tried was too much.
-    """
-    low, high = 0.0, highest
-    found = None
-    for _ in range(steps):
-        rate = (low + high) / 2
-        latency_ms = p95_ms(rate)
-        if latency_ms is not None and latency_ms <= objective_ms:
-            found = low = rate
-        else:
-            high = rate
-    return found
+    try:
+        for repeat in range(1, options.repeats + 1):
+            for workload in workloads:
+                for concurrency in options.concurrencies:
+                    take(workload, repeat, concurrency=concurrency)
+                for rate in options.request_rates_per_s:
+                    take(workload, repeat, request_rate_per_s=rate)
+        if options.objective_ms is not None and options.search_steps:
+            for workload in workloads:
+                search(workload)
+    except Interrupted as interruption:
+        if rows:
+            interruption.finished = result(f"{interruption} after {len(rows)} load points")
+        raise
+    return result()
 
 
 def _line(row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,28 +26,45 @@ class Workload:
         seed: Decides the texts.
         texts: The texts.
         known: Vector of each known text, alone.
+        counted: Of each text that was answered: its tokens, and whether the model cut it.
     """
 
     distribution: str
     seed: int
     texts: list[str]
     known: dict[str, NDArray[np.float32]]
+    counted: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
-    def describe(self, token_counts: Sequence[int] = ()) -> dict[str, Any]:
-        """Return a result's ``workload``.
+    def count(
+        self, texts: Sequence[str], token_counts: NDArray[Any], truncated: NDArray[np.bool_]
+    ) -> None:
+        """Keep what the server says of texts that it answered.
 
         Args:
-            token_counts: Tokens of each text, where they are known.
+            texts: The texts.
+            token_counts: ``[n]``, whole numbers.
+            truncated: ``[n]``, whether it cut them.
         """
-        description = {
+        for text, tokens, cut in zip(texts, token_counts, truncated, strict=True):
+            self.counted[text] = (int(tokens), bool(cut))
+
+    def describe(self) -> dict[str, Any]:
+        """Return a result's ``workload``; tokens and lengths are those of the counted texts."""
+        description: dict[str, Any] = {
             "distribution": self.distribution,
             "seed": self.seed,
             "texts": len(self.texts),
             "sha256": hashlib.sha256("\0".join(self.texts).encode()).hexdigest(),
         }
-        if len(token_counts):
-            description["tokens"] = int(np.sum(token_counts))
-            description["token_lengths"] = length_percentiles(token_counts)
+        counted = [self.counted[text] for text in self.texts if text in self.counted]
+        if counted:
+            token_counts = [tokens for tokens, _ in counted]
+            description |= {
+                "counted_texts": len(counted),
+                "tokens": sum(token_counts),
+                "token_lengths": length_percentiles(token_counts),
+                "truncated_texts": sum(cut for _, cut in counted),
+            }
         return description
 
 
@@ -69,10 +86,19 @@ def make_workload(
     drawn = texts_of(distribution, texts, seed=seed)
     with EmbeddingClient(serving.url, serving.triton_name) as client:
         alone = {
-            text: client.embed(text, timeout_s=_CALL_TIMEOUT_S)
+            text: client.embed_full(text, timeout_s=_CALL_TIMEOUT_S)
             for text in drawn[:: max(1, texts // known)]
         }
-    return Workload(distribution=distribution, seed=seed, texts=drawn, known=alone)
+    return Workload(
+        distribution=distribution,
+        seed=seed,
+        texts=drawn,
+        known={text: answer.vectors for text, answer in alone.items()},
+        counted={
+            text: (int(answer.token_counts), bool(answer.truncated))
+            for text, answer in alone.items()
+        },
+    )
 
 
 def length_percentiles(token_counts: Sequence[int]) -> dict[str, float]:

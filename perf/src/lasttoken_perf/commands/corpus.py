@@ -10,8 +10,7 @@ from lasttoken_perf.serving import add_serving_arguments, open_serving
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_serving_arguments(parser)
-    parser.set_defaults(model="all-minilm-l6-v2")
+    add_serving_arguments(parser, default_model="all-minilm-l6-v2")
     parser.add_argument(
         "--texts", type=whole_number(), default=100_000, help="number of texts (%(default)s)"
     )

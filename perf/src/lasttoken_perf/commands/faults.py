@@ -21,6 +21,7 @@ from lasttoken_perf.errors import PerfError, WrongAnswer
 from lasttoken_perf.faults.scenarios import SCENARIOS
 from lasttoken_perf.faults.stage import Finding, Stage
 from lasttoken_perf.machine import describe_machine, git_revision
+from lasttoken_perf.output_file import check_output, write_output
 from lasttoken_perf.tables import markdown_table
 
 
@@ -32,6 +33,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.table is not None:
+        check_output("--table", options.table)
     findings: dict[str, Finding] = {}
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lasttoken-faults.") as folder:
@@ -49,7 +52,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     lines = [*_table(findings), "", *_about(options.model, machine)]
     print("\n".join(lines))
     if options.table is not None:
-        options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_output(options.table, "\n".join(lines) + "\n")
     result = {
         "what": "faults tried on a live local server",
         "model": options.model,

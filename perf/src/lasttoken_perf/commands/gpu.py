@@ -40,7 +40,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="most tokens of a batch (8192; 512 on a cpu)")
     add("--repeats", type=whole_number(), default=3,
         help="timed passes of every load (%(default)s)")
-    add("--seed", type=int, default=7, help="of weights, lengths and tokens (%(default)s)")
+    add("--seed", type=whole_number(0), default=7,
+        help="of weights, lengths and tokens (%(default)s)")
     add("--work-folder", type=Path, default=Path("build/gpu-suite"), metavar="DIR",
         help="graph, repository and logs; 30 GB at SFR's shape, kept (%(default)s)")
     # fmt: on

@@ -6,13 +6,23 @@ import argparse
 from typing import Any
 
 from lasttoken.local.cache_folder import default_cache_folder
-from lasttoken_perf.command import Command, cache_folder, say, whole_number
+from lasttoken_perf.command import (
+    Command,
+    as_json,
+    cache_folder,
+    number_from_zero,
+    say,
+    whole_number,
+    write_result,
+)
 from lasttoken_perf.corpus import DISTRIBUTIONS
+from lasttoken_perf.errors import NothingMeasured
+from lasttoken_perf.interruption import Interrupted
+from lasttoken_perf.load_tables import result_lines
+from lasttoken_perf.output_file import write_output
 from lasttoken_perf.perf_analyzer.install import install_perf_analyzer
-from lasttoken_perf.server_figures import STEPS
 from lasttoken_perf.serving import add_serving_arguments, open_serving
 from lasttoken_perf.sweep import SweepOptions, run_sweep
-from lasttoken_perf.tables import load_table, steps_table
 
 
 def add_load_arguments(parser: argparse.ArgumentParser, *, distributions: list[str]) -> None:
@@ -36,14 +46,20 @@ def add_load_arguments(parser: argparse.ArgumentParser, *, distributions: list[s
         help="requests of a measurement window; a point takes three or more (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--stability", type=float, default=0.25, metavar="SHARE",
+        "--stability", type=number_from_zero, default=0.25, metavar="SHARE",
         help="windows of a point must be within this share of each other (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=7, help="decides the texts (%(default)s)")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=7, help="decides the texts (%(default)s)"
+    )
 
 
 def take(kind: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """Install perf_analyzer, have the server, sweep, print the tables."""
+    """Install perf_analyzer, have the server, sweep, print the tables.
+
+    Raises:
+        NothingMeasured: Every load point was discarded; the result is written all the same.
+    """
     perf_analyzer = install_perf_analyzer(cache_folder() or default_cache_folder(), say)
     sweep = SweepOptions(
         distributions=options.distribution,
@@ -55,11 +71,22 @@ def take(kind: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
         **more,
     )
     with open_serving(options, cache_folder=cache_folder(), say=say) as serving:
-        result = run_sweep(kind, perf_analyzer, serving, sweep, say=say)
-    print("\n".join(load_table(result["summary"])))
-    if any("outside_ms" in point for point in result["summary"]):
-        print("\nmean milliseconds of a request\n")
-        print("\n".join(steps_table(result["summary"], (*STEPS, "outside_ms"))))
+        try:
+            result = run_sweep(kind, perf_analyzer, serving, sweep, say=say)
+        except Interrupted as interruption:
+            # Before the server is stopped: not every caller waits for that.
+            if interruption.finished is not None and options.output is not None:
+                write_output(options.output, as_json(interruption.finished))
+                interruption.kept = f"; the points finished before it are in {options.output}"
+            raise
+    if not result["summary"]:
+        if options.output is not None:
+            write_result(result, options.output)
+        raise NothingMeasured(
+            f"nothing was measured: all {len(result['rows'])} load points were discarded, the "
+            f"first because {result['rows'][0]['discarded']}"
+        )
+    print("\n".join(result_lines(result)))
     return result
 
 

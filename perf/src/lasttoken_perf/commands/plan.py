@@ -24,6 +24,7 @@ from lasttoken_perf.plan.request import (
     read_lengths,
 )
 from lasttoken_perf.plan.storage import STORAGES
+from lasttoken_perf.results import make_result
 
 _LONGEST_TOKENS = 2048
 """Longest text where nothing is said of it and the model takes as much."""
@@ -123,7 +124,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             raise InvalidPlan("--claims has no plot: leave out --plot, or --claims")
         checks = check_claims()
         _show(claims_table(checks))
-        return {"what": "published claims against the account", "claims": [
+        result = make_result(kind="plan", what="published claims against the account", rows=[])
+        return {**result, "claims": [
             {"claim": c.claim, "account": c.account, "agrees": c.agrees, "why": c.why}
             for c in checks
         ]}  # fmt: skip
@@ -154,9 +156,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     _show([title, "", *table(plans)])
     if options.plot is not None:
         plot(plans, options.plot, title=title)
+    # Nothing was measured, so there are no rows.
+    result = make_result(kind="plan", what="capacity plan", rows=[], model={"name": request.model})
     return {
-        "what": "capacity plan",
-        "model": request.model,
+        **result,
         "parameters": model.parameters,
         "gflop_per_token": model.flops_per_token(lengths.attended) / 1e9,
         "lengths": {

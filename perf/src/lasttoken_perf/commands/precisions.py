@@ -11,6 +11,7 @@ from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quality.sets import open_set
 from lasttoken_perf.command import Command, cache_folder, say, whole_number
+from lasttoken_perf.output_file import check_output, write_output
 from lasttoken_perf.precisions.artefacts import (
     PrecisionExport,
     export_precisions,
@@ -44,6 +45,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.table is not None:
+        check_output("--table", options.table)
     cache = cache_folder()
     texts = open_set("debian", pairs=options.pairs, cache_folder=cache)
     rows: list[Row] = []
@@ -95,8 +98,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     table = render(result)
     print("\n".join(table))
     if options.table is not None:
-        options.table.parent.mkdir(parents=True, exist_ok=True)
-        options.table.write_text("\n".join(table) + "\n", encoding="utf-8")
+        write_output(options.table, "\n".join(table) + "\n")
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lasttoken_perf.command import Command, say
 from lasttoken_perf.errors import MalformedResult
+from lasttoken_perf.output_file import check_output, write_output
 from lasttoken_perf.report.page import read_results, render_page
 from lasttoken_perf.report.readme_table import write_readme
 
@@ -29,14 +30,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         changed = write_readme(*options.readme)
         print(f"{options.readme[0]}: {'changed' if changed else 'as it was'}")
         return {"what": "the README's table", "changed": changed}
+    check_output("--html", options.html)
     paths = options.results or sorted(_RESULTS.glob("*.json"))
     if not paths:
         raise MalformedResult(
             f"there is no result in {_RESULTS}; name the files, or run it in the repository's root"
         )
     page = render_page(read_results(paths), title=options.title)
-    options.html.parent.mkdir(parents=True, exist_ok=True)
-    options.html.write_text(page, encoding="utf-8")
+    write_output(options.html, page)
     say(f"{len(paths)} results, {len(page) / 1e3:.0f} kB")
     print(options.html)
     return {"what": "report", "files": [str(path) for path in paths], "page": str(options.html)}

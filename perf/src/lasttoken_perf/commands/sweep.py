@@ -7,6 +7,7 @@ from typing import Any
 
 from lasttoken_perf.command import Command, positive_number, whole_number
 from lasttoken_perf.commands.latency import add_load_arguments, take
+from lasttoken_perf.errors import InvalidUsage
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.objective_ms is not None and not options.concurrency:
+        raise InvalidUsage(
+            "--objective-ms searches below the throughput of the closed loop, of which no point is "
+            "asked for: give --concurrency too, such as --concurrency 16"
+        )
+    if not options.concurrency and not options.request_rate:
+        raise InvalidUsage(
+            "no load point is asked for: give --concurrency N ... or --request-rate PER_S ..."
+        )
     return take(
         "sweep",
         options,

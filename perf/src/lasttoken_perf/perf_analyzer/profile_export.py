@@ -20,6 +20,7 @@ class SeenRequests:
         texts: What was sent.
         latency_ms: ``[n]`` float64.
         token_counts: ``[n]`` int64, as the server returned them.
+        truncated: ``[n]`` bool, whether the server cut the text.
         vectors: ``[n, dim]`` float32, as the server returned them.
         seconds: From the first window's begin to the last one's end.
     """
@@ -27,6 +28,7 @@ class SeenRequests:
     texts: list[str]
     latency_ms: NDArray[np.float64]
     token_counts: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
     vectors: NDArray[np.float32]
     seconds: float
 
@@ -61,12 +63,16 @@ def read_profile_export(path: Path) -> SeenRequests:
     try:
         vectors = [request["response_outputs"][0]["EMBEDDING"] for request in requests]
         counts = [request["response_outputs"][0]["TOKEN_COUNT"] for request in requests]
+        truncated = [request["response_outputs"][0]["TRUNCATED"] for request in requests]
         return SeenRequests(
             texts=texts,
             latency_ms=np.array(latency_ms, np.float64),
             token_counts=np.array(counts, np.int64).reshape(len(requests)),
+            truncated=np.array(truncated, np.bool_).reshape(len(requests)),
             vectors=np.array(vectors, np.float32).reshape(len(requests), -1),
             seconds=(end_ns - begin_ns) / 1e9,
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise WrongAnswer(f"an answer has no vector or token count: {error!r}") from error
+        raise WrongAnswer(
+            f"an answer has no vector, token count or truncation: {error!r}"
+        ) from error

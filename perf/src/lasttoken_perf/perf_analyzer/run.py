@@ -25,7 +25,7 @@ class LoadPoint:
         concurrency: Requests at a time (closed loop).
         request_rate_per_s: Requests a second, Poisson (open loop).
         requests: Requests of a measurement window; three windows are taken at least.
-        warmup_requests: Requests before anything is timed.
+        warmup_requests: Requests before anything is timed; of an open loop by `warm_up`.
         stability: perf_analyzer ends when throughput and p95 of three windows are within this
             share of each other.
         max_windows: It gives up after this many.
@@ -89,8 +89,6 @@ def run_perf_analyzer(
             "--percentile", "95", "--profile-export-file", str(export),
             *load_arguments(point),
         ]  # fmt: skip
-        if point.request_rate_per_s is not None:
-            _warm_up(url, model, texts, point.warmup_requests)
         try:
             done = subprocess.run(
                 [*command, *arguments], capture_output=True, text=True, timeout=point.timeout_s,
@@ -112,10 +110,18 @@ def run_perf_analyzer(
     return Measured(seen=seen, stable=discarded is None, discarded=discarded)
 
 
-def _warm_up(url: str, model: str, texts: Sequence[str], requests: int) -> None:
+def warm_up(url: str, model: str, texts: Sequence[str], point: LoadPoint) -> None:
+    """Send the warm-up of an open-loop point, one request at a time, as perf_analyzer cannot.
+
+    Args:
+        url: ``host:port`` of the gRPC service.
+        model: The ensemble.
+        texts: What is sent.
+        point: The load.
+    """
     with EmbeddingClient(url, model) as client:
-        for number in range(requests):
-            client.embed(texts[number % len(texts)])
+        for number in range(point.warmup_requests):
+            client.embed_full(texts[number % len(texts)])
 
 
 def load_arguments(point: LoadPoint) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lasttoken_perf.errors import InvalidPlan, MissingLibrary
 from lasttoken_perf.plan.figure import Figure
 from lasttoken_perf.plan.planner import DevicePlan
 from lasttoken_perf.plan.published_claims import ClaimCheck
 
-_COLUMNS = (
+COLUMNS = (
     "GPU", "precision", "memory GB", "batch", "tokens/s", "bound", "one text ms", "longest ms",
     "replicas", "load", "p99 ms", "longest p99 ms", "USD/h", "USD/M tokens", "USD/M texts", "price",
 )  # fmt: skip
@@ -31,8 +32,8 @@ LEGEND = (
 
 def table(plans: Sequence[DevicePlan]) -> list[str]:
     """Return Markdown lines: options, then what is none and why."""
-    options = [_row(plan) for plan in plans if not plan.refusal]
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
+    options = [option_cells(plan.to_json()) for plan in plans if not plan.refusal]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(row)} |" for row in options]
     refused = [plan for plan in plans if plan.refusal]
     if not options:
@@ -40,7 +41,7 @@ def table(plans: Sequence[DevicePlan]) -> list[str]:
     lines += ["", *LEGEND]
     if refused:
         lines += ["", "No option:"]
-        lines += [f"- {p.device.name} in {p.precision}: {p.refusal}" for p in refused]
+        lines += [f"- {refusal_line(plan.to_json())}" for plan in refused]
     return lines
 
 
@@ -53,45 +54,51 @@ def claims_table(checks: Sequence[ClaimCheck]) -> list[str]:
     ]
 
 
-def _row(plan: DevicePlan) -> list[str]:
-    assert plan.memory is not None
-    assert plan.rate is not None
-    assert plan.single_text is not None
-    assert plan.longest_text is not None
-    assert plan.longest_p99 is not None
-    assert plan.replicas is not None
+def option_cells(plan: Mapping[str, Any]) -> list[str]:
+    """Return an option's cells under `COLUMNS`.
 
-    def money(figure: object, digits: int) -> str:
-        return "-" if figure is None else f"{getattr(figure, 'value'):.{digits}f} c"  # noqa: B009
-
-    beyond = "" if plan.longest_meets_objective else " !"
+    Args:
+        plan: Of `DevicePlan.to_json`, without a refusal.
+    """
+    beyond = "" if plan["longest_meets_objective"] else " !"
     price = "-"
-    if plan.price is not None:
-        price = f"{plan.price.provider} {plan.price.tier}, {plan.price.listed}"
+    if plan["price"] is not None:
+        price = "{provider} {tier}, {listed}".format(**plan["price"])
+    replicas = plan["replicas"]
     return [
-        plan.device.name,
-        plan.precision,
-        f"{plan.memory.total / 1e9:.1f} of {plan.device.memory_bytes / 1e9:.0f} c",
-        str(plan.batch_tokens),
-        f"{plan.rate.value:,.0f} {plan.rate.mark()}",
-        plan.rate_bound,
-        f"{_milliseconds(plan.single_text, 1)} ({plan.single_bound})",
-        f"{_milliseconds(plan.longest_text, 1)} ({plan.longest_bound})",
-        str(plan.replicas.replicas),
-        f"{plan.replicas.utilisation:.0%}",
-        _milliseconds(Figure(plan.replicas.p99_s * 1e3, "ms"), 0),
-        f"{_milliseconds(plan.longest_p99, 0)}{beyond}",
-        money(plan.cost_per_hour, 2),
-        money(plan.cost_per_million_tokens, 4),
-        money(plan.cost_per_million_texts, 3),
+        plan["gpu"],
+        plan["precision"],
+        f"{plan['memory']['total']['value']:.1f} of {plan['gpu_memory']['value']:.0f} c",
+        str(plan["batch_tokens"]),
+        _figure(plan["rate"], ",.0f"),
+        plan["rate_bound"],
+        f"{_milliseconds(plan['single_text'], 1)} ({plan['single_bound']})",
+        f"{_milliseconds(plan['longest_text'], 1)} ({plan['longest_bound']})",
+        str(replicas["replicas"]),
+        f"{replicas['utilisation']:.0%}",
+        _milliseconds(Figure(replicas["p99_s"] * 1e3, "ms").to_json(), 0),
+        f"{_milliseconds(plan['longest_p99'], 0)}{beyond}",
+        _figure(plan["cost_per_hour"], ".2f"),
+        _figure(plan["cost_per_million_tokens"], ".4f"),
+        _figure(plan["cost_per_million_texts"], ".3f"),
         price,
     ]
 
 
-def _milliseconds(figure: Figure, digits: int) -> str:
+def refusal_line(plan: Mapping[str, Any]) -> str:
+    """Return why a plan of `DevicePlan.to_json` is no option."""
+    return f"{plan['gpu']} in {plan['precision']}: {plan['refusal']}"
+
+
+def _figure(figure: Mapping[str, Any] | None, form: str) -> str:
+    return "-" if figure is None else f"{figure['value']:{form}} {figure['basis'][0]}"
+
+
+def _milliseconds(figure: Mapping[str, Any], digits: int) -> str:
     least = 10.0**-digits  # what rounds to nothing is not nothing
-    value = f"{figure.value:.{digits}f}" if figure.value >= least / 2 else f"<{least:g}"
-    return f"{value} {figure.mark()}"
+    value = figure["value"]
+    shown = f"{value:.{digits}f}" if value >= least / 2 else f"<{least:g}"
+    return f"{shown} {figure['basis'][0]}"
 
 
 def prepare_plot(path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_perf.errors import MalformedResult, MissingLibrary
+from lasttoken_perf.report.plan_table import plan_tables
 from lasttoken_perf.report.plots import PLOTS
-from lasttoken_perf.results import FIELDS, check_result
+from lasttoken_perf.results import check_result
+from lasttoken_perf.row_fields import FIELDS, REMAINDERS
 
 _TITLES = {
     "latency": "Latency and throughput",
@@ -27,9 +29,15 @@ _TITLES = {
     "corpus": "Embedding a corpus",
     "client": "The client",
     "gateway-overhead": "The gateway",
+    "plan": "Capacity plan",
     "record": "Other measurements",
 }
 """Headings of the kinds of results, in the order of the page."""
+
+
+_SHOWN_ELSEWHERE = (
+    "schema", "kind", "file", "what", "taken_at", "machine", "revision", "command",
+)  # fmt: skip
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -47,7 +55,10 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
         if not isinstance(result, dict):
             raise MalformedResult(f"{path} holds no JSON object")
         if "schema" in result:
-            check_result(result)
+            try:
+                check_result(result)
+            except MalformedResult as error:
+                raise MalformedResult(f"{path}: {error}") from None
         elif not isinstance(result.get("what"), str):
             raise MalformedResult(f"{path} is no result of lasttoken-perf: it has no 'what'")
         else:
@@ -64,6 +75,7 @@ def render_page(results: Sequence[Mapping[str, Any]], *, title: str) -> str:
         title: Its heading.
 
     Raises:
+        MalformedResult: A result's own parts, which no schema holds, are not those of its kind.
         MissingLibrary: jinja2 or matplotlib is not installed.
     """
     try:
@@ -75,7 +87,15 @@ def render_page(results: Sequence[Mapping[str, Any]], *, title: str) -> str:
     source = (resources.files("lasttoken_perf.report") / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.Undefined)
     order = list(_TITLES)
-    sections = [_section(result) for result in results]
+    sections = []
+    for result in results:
+        try:
+            sections.append(_section(result))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise MalformedResult(
+                f"{result['file']} is no result of the kind {result['kind']!r} as lasttoken-perf "
+                f"writes it: {error!r}"
+            ) from None
     sections.sort(key=lambda section: order.index(section["kind"]))
     headings = Counter(section["heading"] for section in sections)
     for section in sections:
@@ -100,7 +120,8 @@ def _section(result: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": list(_provenance(result)),
         "plots": plots,
         "tables": list(_tables(result)),
-        "unavailable": result.get("unavailable") or {},
+        "unavailable": dict(result.get("unavailable") or {}),
+        "interrupted": result.get("interrupted"),
         "discarded": [r for r in result.get("rows", ()) if "discarded" in r],
     }
 
@@ -151,10 +172,27 @@ def _tables(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 f"{name.replace('_', ' ')} {value}" for name, value in shared.items()
             ),
             "heads": [column.replace("_", " ") for column in columns],
-            "rows": [[_cell(point.get(column)) for column in columns] for point in summary],
-        }
-    elif result["kind"] == "record":
+            "rows": [[_figure(column, point.get(column)) for column in columns]
+                     for point in summary],
+            "notes": list(_notes(summary)),
+        }  # fmt: skip
+    elif result["kind"] in ("record", "plan"):
         yield {"heads": ["figure", "value"], "rows": list(_flat(result))}
+    yield from plan_tables(result)
+
+
+def _notes(summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for name in REMAINDERS:
+        if any(_says_nothing(name, point.get(name)) for point in summary):
+            yield f"{name.replace('_', ' ')} -: below zero. It is {FIELDS[name]}."
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    return name in REMAINDERS and isinstance(value, Mapping) and bool(value["median"] < 0)
+
+
+def _figure(name: str, value: Any) -> str:
+    return "-" if _says_nothing(name, value) else _cell(value)
 
 
 def _shared_words(points: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str]:
@@ -170,7 +208,7 @@ def _shared_words(points: Sequence[Mapping[str, Any]], columns: Sequence[str]) -
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
     for name, inner in value.items():
-        if not prefix and name in ("kind", "file", "what", "machine", "revision", "command"):
+        if not prefix and name in _SHOWN_ELSEWHERE:
             continue
         if isinstance(inner, Mapping):
             if inner.keys() >= {"min", "median", "max"}:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_perf.errors import MalformedResult
+from lasttoken_perf.output_file import write_output
 
 BEGIN = "<!-- measured: lasttoken-perf report --readme -->"
 END = "<!-- /measured -->"
@@ -51,6 +52,7 @@ def write_readme(readme: Path, bench_file: Path) -> bool:
 
     Raises:
         MalformedResult: The README has no markers, or the file is no result of the bench.
+        OutputUnwritable: The README cannot be written.
     """
     try:
         text = readme.read_text(encoding="utf-8")
@@ -58,11 +60,12 @@ def write_readme(readme: Path, bench_file: Path) -> bool:
         raise MalformedResult(f"{readme} cannot be read: {error}") from None
     try:
         block = readme_block(json.loads(bench_file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MalformedResult(f"{bench_file} is no result of the bench: {error!r}") from None
     pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(text):
         raise MalformedResult(f"{readme} has no lines {BEGIN!r} and {END!r}")
     new = pattern.sub(lambda _: f"{BEGIN}\n{block}\n{END}", text)
-    readme.write_text(new, encoding="utf-8")
+    if new != text:
+        write_output(readme, new)
     return new != text
