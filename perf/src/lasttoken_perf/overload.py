@@ -40,7 +40,7 @@ class OverloadOptions:
     """
 
     distribution: str = "mixture"
-    seconds: float = 15.0
+    seconds: float = 45.0
     factor: float = 2.0
     clients: int = 64
     repeats: int = 3

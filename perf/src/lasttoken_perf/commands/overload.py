@@ -23,8 +23,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=positive_number,
-        default=15.0,
-        help="of each stretch of load (%(default)s)",
+        default=45.0,
+        help="of each stretch of load; longer than a full queue takes (%(default)s)",
     )
     parser.add_argument(
         "--factor",
