@@ -8,7 +8,7 @@ import pytest
 from lasttoken import DeadlineExceeded, Embeddings, ServerOverloaded
 from lasttoken_perf import overload
 from lasttoken_perf.overload_traffic import Outcomes, endless, send
-from lasttoken_perf.results import FIELDS
+from lasttoken_perf.results import FIELDS, summarise
 from lasttoken_perf.serving import Serving
 from lasttoken_perf.workload import Workload
 
@@ -94,6 +94,51 @@ def test_texts_come_round_again_and_each_before_any_twice():
     assert sorted(next(texts) for _ in range(3)) == ["a", "b", "c"]
 
 
+def test_repeats_are_one_point_though_each_offers_a_rate_of_its_own():
+    rows = [
+        {"subject": "s", "load": "request_rate", "variant": "2 times", "repeat": repeat,
+         "offered_texts_per_s": rate, "texts_per_s": rate / 2}
+        for repeat, rate in ((1, 10.0), (2, 12.0))
+    ]  # fmt: skip
+    [point] = summarise(rows)
+    assert point["repeats"] == 2
+    assert point["offered_texts_per_s"]["max"] == 12.0
+
+
+def test_the_engine_is_timed_until_the_last_request_of_both_loads(monkeypatch):
+    timed = []
+
+    def figures(before, after, model, seconds):
+        timed.append(seconds)
+        return {"refused": 0, "batch_ms": 1.0}
+
+    async def load(*arguments):
+        outcomes = Outcomes()
+        outcomes.begin(1.0)
+        return outcomes
+
+    async def beside(*arguments):
+        bulk = arguments[-1]
+        bulk.begin(1.0)
+        bulk.texts, bulk.tokens, bulk.latency_ms = ["a"], [5], [31_000.0]
+        bulk.answered_s = [bulk.end_s + 30.0]
+        return await load()
+
+    workload = Workload(distribution="queries", seed=1, texts=["a"], known={})
+    for name, value in (
+        ("make_workload", lambda *a, **k: workload), ("scrape", lambda url: {}),
+        ("figures", figures), ("closed_loop", load), ("open_loop", load), ("beside_bulk", beside),
+    ):  # fmt: skip
+        monkeypatch.setattr(overload, name, value)
+    serving = Serving(
+        url="127.0.0.1:1", metrics_url="http://127.0.0.1:1/metrics", triton_name="m",
+        dimensions=2, description={}, pid=None, repository=None,
+    )  # fmt: skip
+    options = overload.OverloadOptions(seconds=1.0, repeats=1)
+    overload.run_overload(serving, options, say=lambda line: None)
+    assert timed == [pytest.approx(1.0, abs=0.5)] * 2 + [pytest.approx(31.0, abs=0.5)]
+
+
 @pytest.mark.server
 def test_a_short_real_overload(smollm2_server):
     serving = Serving(
@@ -119,6 +164,6 @@ def test_a_short_real_overload(smollm2_server):
     # Little's law, but for what began or ended outside.
     in_flight = sustained["texts_per_s"] * sustained["mean_ms"] / 1000
     assert 2 < in_flight <= 4.5
-    offered = by_variant["2 times the sustained"]["request_rate_per_s"]
+    offered = by_variant["2 times the sustained"]["offered_texts_per_s"]
     assert offered == pytest.approx(2 * sustained["texts_per_s"])
     assert result["checks"]["lowest_cosine"] > 0.9999

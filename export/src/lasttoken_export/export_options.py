@@ -93,7 +93,7 @@ class ExportOptions:
         if self.native_batch_size is not None and self.encoder != "native":
             raise InvalidOption("--native-batch-size is of a native encoder; add --encoder native")
         if self.max_queue_tokens is not None and self.encoder == "native":
-            raise InvalidOption("--max-queue-tokens is of the python encoder; leave it away")
+            raise InvalidOption("--max-queue-tokens is of the python encoder; leave it out")
         if self.calibration is not None and not PRECISIONS[self.precision].is_calibrated:
             for name in self.calibration.chosen:
                 raise InvalidOption(
@@ -103,7 +103,7 @@ class ExportOptions:
         if self.quality.accepted and (self.precision == "fp32" or not self.quality.pairs):
             raise InvalidOption(
                 "--accept-quality is of figures that are measured; in fp32, and with "
-                "--quality-pairs 0, none are: leave it away"
+                "--quality-pairs 0, none are: leave it out"
             )
         check_accepted(self.quality.accepted, self.precision)
 

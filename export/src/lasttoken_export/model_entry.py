@@ -55,7 +55,7 @@ def check_like(model: str, like: str | None) -> None:
     known = _known(model)
     if like is not None and known is not None and known.name != like:
         raise InvalidOption(
-            f"{model!r} is in the catalogue and is served by its own contract; leave --like away"
+            f"{model!r} is in the catalogue and is served by its own contract; leave out --like"
         )
 
 

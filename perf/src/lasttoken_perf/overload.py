@@ -66,12 +66,20 @@ def run_overload(
             vectors = np.stack(outcomes.vectors)
             checks.append(check_answers(outcomes.texts, vectors, serving.dimensions, used.known))
 
-    def stretch(traffic: Coroutine[Any, Any, Outcomes], used: Workload, **about: Any) -> Row:
+    def stretch(
+        traffic: Coroutine[Any, Any, Outcomes],
+        used: Workload,
+        *,
+        bulk: Outcomes | None = None,
+        **about: Any,
+    ) -> Row:
         assert serving.metrics_url is not None, "the server was started without metrics"
         before, started_s = scrape(serving.metrics_url), time.perf_counter()
         with ResourceMonitor(serving.pid) as monitor:
             outcomes = asyncio.run(traffic)
-        seconds = outcomes.last_s - started_s
+        # The server's figures are of both loads, until the last request of either.
+        ended_s = max(load.last_s for load in (outcomes, bulk) if load is not None)
+        seconds = ended_s - started_s
         check(outcomes, used)
         server = figures(before, scrape(serving.metrics_url), serving.triton_name, seconds)
         server.pop("refused")  # the client's count is of this load alone
@@ -99,13 +107,13 @@ def run_overload(
         rate = options.factor * sustained["texts_per_s"]
         stretch(
             open_loop(serving, workload, rate, options.seconds, options.seed + repeat), workload,
-            load="request_rate", request_rate_per_s=rate, repeat=repeat,
+            load="request_rate", offered_texts_per_s=rate, repeat=repeat,
             variant=f"{options.factor:g} times the sustained",
         )  # fmt: skip
         bulk = Outcomes()
         beside = stretch(
             beside_bulk(serving, queries, workload, options.clients, options.seconds, bulk),
-            queries,
+            queries, bulk=bulk,
             load="mixed", service_class="interactive", repeat=repeat,
             variant="interactive beside bulk",
         )  # fmt: skip

@@ -187,7 +187,7 @@ def _client(serving: Serving) -> AsyncEmbeddingClient:
 
 
 def endless(workload: Workload, *, seed: int) -> Iterator[str]:
-    """Texts in random order, round and round; first one whose vector is known, to be compared."""
+    """Yield texts in random order, round and round; first one that is known, to be compared."""
     randomness = random.Random(seed)
     first: Sequence[str] = list(workload.known)[:1]
     while True:

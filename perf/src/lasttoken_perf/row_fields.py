@@ -14,6 +14,7 @@ FIELDS: dict[str, str] = {
     " of the GPU suite also 'ceiling', 'parity' and 'export'",
     "concurrency": "requests at a time",
     "request_rate_per_s": "requests a second that were offered",
+    "offered_texts_per_s": "texts offered a second, where the rate of another row decides it",
     "texts_per_request": "texts that one request carries",
     "service_class": "interactive or bulk",
     "dimensions": "elements of a vector, where a result holds several sizes",

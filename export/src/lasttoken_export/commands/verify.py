@@ -80,7 +80,7 @@ def _reference(
     like = card.get("like")
     if like is not None and options.like not in (None, like):
         raise InvalidOption(
-            f"{artefact.name} was exported --like {like}; leave --like {options.like} away"
+            f"{artefact.name} was exported --like {like}; leave out --like {options.like}"
         )
     own = _entry_of_the_weights(card)
     if options.checkpoint is None and own is None:

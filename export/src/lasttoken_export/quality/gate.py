@@ -76,7 +76,7 @@ def check_accepted(accepted: Iterable[str], precision: str) -> None:
         if name not in bounded:
             raise InvalidOption(
                 f"--accept-quality {name}: the gate of {precision} does not ask for it, but for "
-                f"{', '.join(bounded)}; leave it away"
+                f"{', '.join(bounded)}; leave it out"
             )
 
 
