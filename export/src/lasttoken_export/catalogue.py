@@ -18,6 +18,8 @@ from lasttoken_export.precisions import FLOATS
 
 _NOT_MODELS = ("instructions.json",)
 _GOLDEN_KEYS = {"source", "query_prompt_name", "queries", "passages", "scores"}
+_SHAPE_KEYS = {"num_layers", "num_heads", "source"}
+_OPTIONAL = {"published_shape"}
 _SOURCE_KEYS = {
     "hub": {"kind", "id", "revision"},
     "pypi": {"kind", "package", "version", "files"},
@@ -61,6 +63,9 @@ class CatalogueEntry:
             where they were published in half precision their ``uncertainty``; None where there are
             none.
         notes: What a reader of the file should know.
+        published_shape: What tells a checkpoint of the published model with other attention
+            heads, which its tensors' shapes may not: ``num_layers``, ``num_heads`` (of queries)
+            and their ``source``; None where nothing is known.
         weights_of: Name of another model, whose weights are served by this entry's contract; None
             for the entry's own.
 
@@ -81,6 +86,7 @@ class CatalogueEntry:
     quality: tuple[Mapping[str, Any], ...]
     golden_scores: Mapping[str, Any] | None
     notes: str
+    published_shape: Mapping[str, Any] | None = None
     weights_of: str | None = None
 
     def __post_init__(self) -> None:
@@ -115,6 +121,11 @@ class CatalogueEntry:
                 f"{sorted(_GOLDEN_KEYS)!r}, a prompt of the model's, and a score for each query "
                 "and passage"
             )
+        if self.published_shape is not None and not _is_published_shape(self.published_shape):
+            raise InvalidCatalogue(
+                f"{self.name}: published_shape is {self.published_shape!r}; give "
+                f"{sorted(_SHAPE_KEYS)!r}, both numbers from 1"
+            )
         if self.tokenizer.get("model") != self.name:
             raise InvalidCatalogue(f"{self.name}: its tokenizer contract names another model")
 
@@ -141,13 +152,14 @@ def parse_entry(data: Mapping[str, Any]) -> CatalogueEntry:
         InvalidCatalogue: A key is unknown or missing, or a value is not known or of another type.
     """
     known = {field.name for field in fields(CatalogueEntry)} - {"weights_of"}
-    if data.keys() != known:
+    unknown, missing = data.keys() - known, known - _OPTIONAL - data.keys()
+    if unknown or missing:
         raise InvalidCatalogue(
-            f"{data.get('name', 'an entry')}: unknown keys {sorted(data.keys() - known)!r}, "
-            f"missing {sorted(known - data.keys())!r}"
+            f"{data.get('name', 'an entry')}: unknown keys {sorted(unknown)!r}, "
+            f"missing {sorted(missing)!r}"
         )
     for key, kinds in _TYPES.items():
-        if type(data[key]) not in kinds:
+        if key in data and type(data[key]) not in kinds:
             raise InvalidCatalogue(f"{data['name']}: {key} is {data[key]!r}, no {kinds!r}")
     if not isinstance(data["tokenizer"].get("prompts", {}), dict):
         raise InvalidCatalogue(f"{data['name']}: the prompts of its tokenizer are no object")
@@ -179,6 +191,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "quality": (list,),
     "golden_scores": (dict, NoneType),
     "notes": (str,),
+    "published_shape": (dict, NoneType),
 }
 """Of the JSON values of an entry; what is in them is checked by `CatalogueEntry`."""
 
@@ -191,6 +204,12 @@ def _is_matryoshka(value: Mapping[str, Any], dimensions: int) -> bool:
     else:
         return False
     return bool(sizes) and all(isinstance(s, int) and 1 <= s <= dimensions for s in sizes)
+
+
+def _is_published_shape(value: Mapping[str, Any]) -> bool:
+    if value.keys() != _SHAPE_KEYS or not isinstance(value["source"], str) or not value["source"]:
+        return False
+    return all(type(value[key]) is int and value[key] > 0 for key in _SHAPE_KEYS - {"source"})
 
 
 def _are_golden_scores(value: Mapping[str, Any], prompts: Mapping[str, str]) -> bool:

@@ -12,6 +12,7 @@ ExportError
 ├── MaxLengthBeyondModel          longer than the sliding window or the positions
 ├── InvalidCheckpoint             the files are not a whole checkpoint
 │   ├── CorruptFile               truncated, or not of its format
+│   ├── HeadsMismatch             other attention heads than the model was published with
 │   ├── MissingTensor
 │   ├── UnexpectedTensor
 │   └── TensorShapeMismatch
@@ -77,6 +78,10 @@ class InvalidCheckpoint(ExportError):
 
 class CorruptFile(InvalidCheckpoint):
     """A file is truncated, or not of its format."""
+
+
+class HeadsMismatch(InvalidCheckpoint):
+    """A checkpoint's configuration has other heads than the model was published with."""
 
 
 class MissingTensor(InvalidCheckpoint):

@@ -32,6 +32,7 @@ from lasttoken_export.model_files import (
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.native_config import NativeEncoder
 from lasttoken_export.precisions import PRECISIONS, float_type, safe_precisions
+from lasttoken_export.published_heads import check_heads
 from lasttoken_export.quality.export_check import check_export, open_texts
 from lasttoken_export.quantisation.calibrate_entry import calibrate_entry
 from lasttoken_export.repository import check_disk, check_output, staged_model
@@ -87,6 +88,7 @@ def export_model(
     on_plan: OnProgress | None = None,
     on_texts: Callable[[int, int], None] | None = None,
     on_layer: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Export a checkpoint as three Triton models.
 
@@ -100,6 +102,7 @@ def export_model(
         on_plan: Told a phase of the plan's build, its steps done and their number.
         on_texts: Told the texts embedded for the comparison with fp32 and their total.
         on_layer: Told the layers calibrated and their number.
+        say: Told what the user should know.
 
     Raises:
         ExportError: The checkpoint, the options or the result are not acceptable; the repository
@@ -109,6 +112,7 @@ def export_model(
     config = checkpoint.config
     max_length = entry.max_length if options.max_length is None else options.max_length
     check_max_length(config, max_length)
+    check_heads(checkpoint, entry)
     check_precision(entry, options.precision, options.runtime)
     validate_tensors(checkpoint)
     runtime = RUNTIMES[options.runtime]
@@ -140,6 +144,7 @@ def export_model(
             max_length=max_length,
             options=options.calibration,
             on_layer=on_layer,
+            say=say,
         )
     graph_options: dict[str, Any] = {
         "calibration": calibration,
@@ -228,7 +233,7 @@ def export_model(
             served_files = [graph_file, graph_file.with_name("encoder.onnx.data")]
         else:
             plan_file, plan_record = replace_graph_by_plan(
-                graph_file, plan_options, options.plan, on_progress=on_plan
+                graph_file, plan_options, options.plan, on_progress=on_plan, say=say
             )
             served_files = [plan_file]
             if options.plan.keep_graph:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from lasttoken_export.card import read_card
 from lasttoken_export.catalogue import CatalogueEntry
@@ -126,18 +128,28 @@ def _embed(
         for text in texts
     ]
     rows = [row.ids for row in tokenizer.encode(prompted)]
-    encoder = repository / f"{name}{ENCODER}"
-    config = parse_config((encoder / "config.pbtxt").read_text(encoding="utf-8"))
-    if config.backend == "python":
-        settings = server_module(ENCODER, "encoder_settings").EncoderSettings.from_parameters(
-            {key: {"string_value": value.string_value} for key, value in config.parameters.items()}
-        )
-        engine = server_module(ENCODER, "engine_choice").open_engine(encoder / "1", settings)
-    else:
-        engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
-            encoder / "1" / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=0
-        )
+    engine = _open_engine(repository, name)
     vectors: NDArray[np.float32] = engine.encode(
         np.concatenate(rows), np.array([len(row) for row in rows], np.int32)
     )
     return vectors
+
+
+def _open_engine(repository: Path, name: str) -> Any:
+    encoder = repository / f"{name}{ENCODER}"
+    config = parse_config((encoder / "config.pbtxt").read_text(encoding="utf-8"))
+    native = config.backend != "python"
+    if native and not (encoder / "1" / "encoder.onnx").is_file():
+        raise InvalidOption(f"{name} is a plan for Triton's own backend, which nothing else runs")
+    try:
+        if native:
+            return server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
+                encoder / "1" / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=0
+            )
+        settings = server_module(ENCODER, "encoder_settings").EncoderSettings.from_parameters(
+            {key: {"string_value": value.string_value} for key, value in config.parameters.items()}
+        )
+        return server_module(ENCODER, "engine_choice").open_engine(encoder / "1", settings)
+    except (RuntimeError, NoKernel, Fail, InvalidGraph) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InvalidOption(f"{name} cannot be run on this machine: {reason}") from None

@@ -180,7 +180,7 @@ def check_disk(repository: Path, needed_bytes: int) -> None:
     if free < needed:
         raise NotEnoughDisk(
             f"{repository}: the export needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
-            "free; free some space or choose another --output"
+            "free; free some space there, or write to another folder"
         )
 
 

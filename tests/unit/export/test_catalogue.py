@@ -20,6 +20,7 @@ DATA = {
     "golden_scores": None,
     "notes": "",
 }
+SHAPE = {"num_layers": 2, "num_heads": 4, "source": "its config.json"}
 
 
 def test_the_shipped_entries_are_whole():
@@ -76,12 +77,23 @@ def test_each_task_is_a_prompt_of_models_that_take_instructions():
         ({"matryoshka": {"dimensions": [2, 0]}}, "matryoshka is"),
         ({"matryoshka": {"any": True}}, "matryoshka is"),
         ({"tokenizer": {"model": "other"}}, "names another model"),
+        ({"published_shape": [2, 4]}, "published_shape is"),
+        ({"published_shape": {"num_layers": 2, "num_heads": 4}}, "published_shape is"),
+        ({"published_shape": {**SHAPE, "num_heads": 0}}, "both numbers from 1"),
+        ({"published_shape": {**SHAPE, "num_layers": True}}, "both numbers from 1"),
+        ({"published_shape": {**SHAPE, "source": ""}}, "published_shape is"),
     ],
 )
 def test_malformed_entries_are_refused(changes, message):
     parse_entry(DATA)
     with pytest.raises(InvalidCatalogue, match=message):
         parse_entry({**DATA, **changes})
+
+
+def test_the_published_shape_may_be_unknown():
+    assert parse_entry(DATA).published_shape is None
+    assert parse_entry({**DATA, "published_shape": None}).published_shape is None
+    assert parse_entry({**DATA, "published_shape": SHAPE}).published_shape == SHAPE
 
 
 def test_an_unknown_name_lists_the_known():

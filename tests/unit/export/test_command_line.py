@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from lasttoken_export import cli
+from lasttoken_export.commands import export as export_command
 
 HEAVY = {"numpy", "onnx_ir", "onnxruntime", "gguf", "scipy", "tokenizers", "huggingface_hub"}
 
@@ -40,6 +41,8 @@ def ended_by(words):
         (["smollm2-135m", "--output", "x", "--precision", "int8", "--accept-quality",
           "mean_cosine=inf"], 2, "'inf' is no number"),
         (["smollm2-135m", "--output", "x", "--calibration-seed", "3"], 2, "and fp32 is none"),
+        (["smollm2-135m", "--output", "x", "--precision", "int8", "--calibration-seed", "-1"], 2,
+         "choose 0 or more"),
         (["smollm2-135m", "--output", "x", "--quality-pairs", "1"], 2, "too few to rank"),
         (["smollm2-135m", "--output", "x", "--precision", "bf16"], 2, "bf16"),
     ],
@@ -55,6 +58,24 @@ def test_an_unknown_model_does_not_wait_for_what_builds_graphs():
     code, output, modules = ended_by(["no-such-model", "--output", "x"])
     assert (code, "'no-such-model' is no catalogue name" in output) == (1, True), output
     assert not {"onnx_ir", "onnxruntime", "gguf", "scipy"} & modules
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--runtime", "tensorrt"], 1, "MissingLibrary"),
+        (["--precision", "int8", "--calibration-texts", "no-such-file"], 2, "cannot be read"),
+        (["--precision", "fp16", "--quality-set", "no-such-set"], 2, "nor a file of pairs"),
+    ],
+)
+def test_what_needs_no_weights_is_refused_before_they_are_downloaded(
+    words, code, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as where it is not installed
+    monkeypatch.setattr(export_command, "open_model", lambda *_, **__: pytest.fail("downloaded"))
+    model = ["sfr-embedding-mistral", "--output", str(tmp_path / "repository")]
+    assert cli.main([*model, *words]) == code
+    assert said in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_in_words(tmp_path, monkeypatch, capsys):

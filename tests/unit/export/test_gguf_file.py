@@ -4,13 +4,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from lasttoken_export.architectures import read_gguf_config
-from lasttoken_export.checkpoint import GgufFile, validate_tensors
+from lasttoken_export.checkpoint import GgufFile, open_model, validate_tensors
 from lasttoken_export.checkpoint.gguf_names import canonical_gguf_name
 from lasttoken_export.errors import (
     CorruptFile,
     InvalidCheckpoint,
     InvalidOption,
     MissingTensor,
+    ModelNotFound,
     UnexpectedTensor,
     UnsupportedArchitecture,
     UnsupportedModel,
@@ -75,6 +76,13 @@ def test_a_catalogues_model_is_recognised(tmp_path, metadata, name):
     assert (other.name, other.model_name, other.licence.id) == ("bge-m3", "m", "unknown")
     if name is not None:
         assert find_entry("m.gguf", name, file).licence.id != "unknown"
+
+
+def test_a_folder_of_gguf_files_is_told_to_name_one(tmp_path):
+    for name in ("m-Q8_0.gguf", "m-F16.gguf"):
+        write_gguf(tmp_path / name)
+    with pytest.raises(ModelNotFound, match=r"its GGUF files: m-F16\.gguf, m-Q8_0\.gguf$"):
+        open_model(str(tmp_path))
 
 
 def test_a_missing_tensor(tmp_path):

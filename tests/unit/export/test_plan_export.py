@@ -147,6 +147,20 @@ def test_a_graph_that_the_cpu_cannot_run_is_exported_and_the_card_says_so(folder
         verify_artefact(artefact, open_set("python", pairs=2), reference, accepted={})
 
 
+def test_a_plan_that_cannot_be_kept_is_not_lost(folder, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/plans").write_text("a file where the folder would be")
+    choices = PlanChoices(compute_capability="8.9", cache_folder=tmp_path / "cache")
+    said = []
+    options = ExportOptions(
+        output=tmp_path / "repository", runtime="tensorrt-rtx", precision="fp16", max_length=64,
+        plan=choices, quality=QualityOptions(pairs=0),
+    )  # fmt: skip
+    export_model(open_checkpoint(folder), small_entry(), options, say=said.append)
+    assert (tmp_path / "repository/small_encoder/1/encoder.plan").stat().st_size
+    assert "could not be kept" in said[0]
+
+
 def test_a_refused_target_leaves_no_repository(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export_command, "find_entry", lambda *_: small_entry())
     code = cli.main(

@@ -1,6 +1,8 @@
 """Real plans, built by TensorRT-RTX for GPUs that are not in this machine."""
 
+import os
 import re
+import signal
 from collections import Counter
 
 import numpy as np
@@ -282,3 +284,26 @@ class Full(type(__import__("pathlib").Path())):
 
     def open(self, mode):
         return open("/dev/full", mode, buffering=0)  # noqa: PTH123
+
+
+@pytest.mark.parametrize("raised", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_build_is_not_lost(library, graphs, tmp_path, raised):
+    def at_the_first_step(*_):
+        if not sent:
+            sent.append(os.kill(os.getpid(), raised))
+
+    def end(*_):
+        raise KeyboardInterrupt
+
+    sent = []
+    before = signal.signal(raised, end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_plan(
+                graphs("fp16"),
+                tmp_path / "plan",
+                options(library, "fp16"),
+                on_progress=at_the_first_step,
+            )
+    finally:
+        signal.signal(raised, before)

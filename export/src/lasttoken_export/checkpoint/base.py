@@ -35,6 +35,16 @@ class ServedConfig(Protocol):
         ...
 
     @property
+    def num_layers(self) -> int:
+        """Layers."""
+        ...
+
+    @property
+    def num_heads(self) -> int | None:
+        """Query heads; None where the configuration says them under no known name."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """Token ids are below this."""
         ...

@@ -20,8 +20,10 @@ from lasttoken_export.commands.quality_arguments import text_progress
 from lasttoken_export.commands.quality_output import print_quality
 from lasttoken_export.export_options import ExportOptions
 from lasttoken_export.model_entry import check_like, find_entry
+from lasttoken_export.quality.sets import open_set
 from lasttoken_export.staging import remove_stale_staging
 from lasttoken_export.tensorrt.arguments import plan_progress
+from lasttoken_export.tensorrt.library import PLAN_RUNTIMES
 
 if TYPE_CHECKING:
     from lasttoken_export.exporter import ExportReport
@@ -41,6 +43,7 @@ def run_export(
         ExportError: Something is wrong, or a gate is missed.
     """
     check_like(options.model, options.like)
+    _check_before_download(chosen)
     known = load_catalogue().get(options.model)
     checkpoint = open_model(
         known.source if known else options.model,
@@ -84,6 +87,7 @@ def run_export(
                 on_plan=on_plan,
                 on_texts=on_texts,
                 on_layer=on_layer,
+                say=_say,
             )
     served_by = f"serve it: lasttoken serve {report.repository}"
     if chosen.encoder == "native":
@@ -94,6 +98,30 @@ def run_export(
         )
     _print_report(report, served_by, as_json=options.json)
     return 0
+
+
+def _check_before_download(chosen: ExportOptions) -> None:
+    """Check what needs no checkpoint: that may be of gigabytes.
+
+    Raises:
+        PlanError: The library is missing, or the target does not suit.
+        InvalidOption: A file of texts is none.
+        SourceUnavailable: The texts of the comparison cannot be fetched.
+    """
+    if chosen.runtime in PLAN_RUNTIMES:
+        from lasttoken_export.tensorrt.plan_step import find_library_and_target
+
+        find_library_and_target(chosen.runtime, chosen.precision, chosen.plan)
+    if chosen.calibration is not None and chosen.calibration.texts is not None:
+        from lasttoken_export.quantisation.texts import read_texts
+
+        read_texts(chosen.calibration.texts)
+    if chosen.precision != "fp32" and chosen.quality.pairs:
+        open_set(
+            chosen.quality.retrieval_set,
+            pairs=chosen.quality.pairs,
+            cache_folder=chosen.quality.cache_folder,
+        )
 
 
 def _say(words: str) -> None:

@@ -14,10 +14,12 @@ from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import Checkpoint, comes_from, open_checkpoint
 from lasttoken_export.commands.quality_arguments import text_progress
 from lasttoken_export.commands.quality_output import print_quality
+from lasttoken_export.commands.verify_arguments import GOLDEN_OPTIONS, verify_parser
 from lasttoken_export.errors import InvalidOption, QualityGateMissed
 from lasttoken_export.golden_scores import check_golden_scores
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_entry import find_entry
+from lasttoken_export.published_heads import check_heads
 from lasttoken_export.quality.artefact import (
     Artefact,
     check_writable,
@@ -35,6 +37,7 @@ def run_verify(options: argparse.Namespace, cache_folder: Path | None) -> int:
     Raises:
         ExportError: Something is wrong, or a gate is missed.
     """
+    _check_options(options)
     if options.golden:
         if options.repository is None:
             raise InvalidOption("--golden needs --repository DIR, which holds the model")
@@ -71,6 +74,25 @@ def run_verify(options: argparse.Namespace, cache_folder: Path | None) -> int:
     return 0
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what would do nothing.
+
+    Raises:
+        InvalidOption: An option is of the other kind of comparison.
+    """
+    chosen = {name for name, value in vars(options).items()
+              if value != verify_parser().get_default(name)}  # fmt: skip
+    if options.golden:
+        ignored, reason = chosen - GOLDEN_OPTIONS - {"model", "golden"}, "goes without --golden"
+    elif options.reference is not None and chosen & {"checkpoint", "like"}:
+        ignored, reason = chosen & {"checkpoint", "like"}, "is in the place of --reference"
+    else:
+        ignored, reason = chosen & GOLDEN_OPTIONS, "goes with --golden"
+    if ignored:
+        name = min(ignored).replace("retrieval_set", "set").replace("_", "-")
+        raise InvalidOption(f"--{name} {reason}; leave one of them out")
+
+
 def _reference(
     options: argparse.Namespace, artefact: Artefact, cache_folder: Path | None
 ) -> tuple[Checkpoint, EmbeddingContract] | Artefact:
@@ -100,6 +122,7 @@ def _reference(
     elif own is None and "like" not in card:  # of an exporter that put the entry's name there
         own = load_catalogue().get(card["model"])
     entry = own or find_entry(options.checkpoint, options.like, checkpoint)
+    check_heads(checkpoint, entry)
     return checkpoint, EmbeddingContract.of(entry)
 
 

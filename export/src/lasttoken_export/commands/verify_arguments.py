@@ -8,6 +8,9 @@ from pathlib import Path
 from lasttoken_export.commands.quality_arguments import add_accept_quality
 from lasttoken_export.quality.quality_options import SETS, VERIFY_PAIRS
 
+GOLDEN_OPTIONS = frozenset({"repository", "name"})
+"""What goes with ``--golden``, and with nothing else."""
+
 
 def verify_parser() -> argparse.ArgumentParser:
     """Return the parser of what stands behind ``verify``."""

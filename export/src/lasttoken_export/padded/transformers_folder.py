@@ -13,6 +13,7 @@ from lasttoken_export.json_file import read_object
 from lasttoken_export.tokenizer.folder_tokenizer import tokenizer_json_of_folder
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
+_HEADS = ("num_attention_heads", "n_heads", "n_head", "num_heads")
 _POSITIONS_BEHIND_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -34,6 +35,7 @@ class AnyConfig:
         vocab_size: Token ids are below this.
         max_positions: Tokens that a text may have.
         stated_attention: ``causal`` or ``bidirectional`` where config.json says so, else None.
+        num_heads: Query heads; None where config.json says them under no known name.
     """
 
     architecture: str
@@ -42,6 +44,7 @@ class AnyConfig:
     vocab_size: int
     max_positions: int
     stated_attention: str | None
+    num_heads: int | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self, ("hidden_size", "num_layers", "vocab_size", "max_positions"))
@@ -75,6 +78,7 @@ class AnyConfig:
                 stated_attention=None
                 if causal is None
                 else ("causal" if causal else "bidirectional"),
+                num_heads=next((int(config[n]) for n in _HEADS if config.get(n) is not None), None),
             )
         except (StopIteration, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidCheckpoint(
@@ -119,6 +123,8 @@ def read_config_json(folder: Path, location: str) -> dict[str, Any]:
     try:
         return read_object(folder / "config.json")
     except FileNotFoundError:
+        ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+        way_out = f"; name one of its GGUF files: {', '.join(ggufs)}" if ggufs else ""
         raise ModelNotFound(
-            f"{location} has no config.json; it is not a Hugging Face model folder"
+            f"{location} has no config.json; it is not a Hugging Face model folder{way_out}"
         ) from None

@@ -8,7 +8,6 @@ decides the result, so it is found again and never taken for another's.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,22 +18,26 @@ import numpy as np
 
 from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
 from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.errors import NotEnoughMemory
 from lasttoken_export.graph.model_graph import model_graph
-from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.graph.packed_graph import CalibrationLayer, EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quantisation.calibration import (
-    MANIFEST,
-    ROWS,
-    Calibration,
-    layer_file,
-    scheme_of,
+from lasttoken_export.quality.reference_vectors import available_memory_bytes
+from lasttoken_export.quantisation.calibration import ROWS, Calibration, layer_file, scheme_of
+from lasttoken_export.quantisation.calibration_folder import (
+    find_calibration,
+    finish,
+    hidden_file,
+    remove_forsaken,
+    resume,
+    save,
+    save_hidden,
 )
 from lasttoken_export.quantisation.input_changes import LayerChanges
 from lasttoken_export.quantisation.layer_runner import LayerRunner, Tokens, packed_batches
 from lasttoken_export.quantisation.observers import make_observer
 from lasttoken_export.quantisation.rotated_checkpoint import with_rotated_states
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch
-from lasttoken_export.quantisation.weights import Floats
 
 OnLayer = Callable[[int, int], None]
 EARLY_DIVISOR = 6
@@ -52,6 +55,7 @@ def calibrate_model(
     cache_folder: Path | None = None,
     seed: int = 0,
     on_layer: OnLayer | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Calibrate a precision, or find what an earlier call with the same arguments left.
 
@@ -68,31 +72,35 @@ def calibrate_model(
         cache_folder: Where they are kept if that is read-only; None for the default.
         seed: Decides which tokens are sampled.
         on_layer: Told the layers done and their number.
+        say: Told of files that are damaged and made anew.
+
+    Raises:
+        NotEnoughMemory: Less is available than a layer and the states of all tokens take.
     """
     scheme = scheme_of(precision, target)
     digest = _digest(checkpoint, rows, scheme, contract, seed)
     kept = (folder or calibrations_folder(checkpoint, cache_folder)) / f"{scheme}-{digest[:16]}"
-    if (kept / MANIFEST).is_file():
-        return Calibration(kept)
+    found_before = find_calibration(kept, say)
+    if found_before is not None:
+        return found_before
     kept.mkdir(parents=True, exist_ok=True)
+    remove_forsaken(kept)
     if scheme == ROWS:
         checkpoint = with_rotated_states(checkpoint)
     batches = packed_batches(rows)
     tokens = sum(map(len, rows))
     assert PRECISIONS[precision].is_calibrated
-    linears: dict[str, int] = {}
     layers = checkpoint.config.num_layers
     early = 0 if isinstance(checkpoint.config, DecoderConfig) else layers // EARLY_DIVISOR
-    first, hidden = _resume(kept, layers)
-    for index in range(first):
-        with np.load(layer_file(kept, index)) as file:
-            linears |= {name.rpartition("/")[0]: index for name in file.files}
+    first, hidden, linears = resume(kept, layers, say)
     for index in range(first, layers):
         if on_layer is not None:
             on_layer(index, layers)
         graph = model_graph(checkpoint, precision="fp32", contract=contract)
         longest = max(sum(map(len, batch)) for batch in batches)
         layer = graph.build_layer(index, rotary_positions=longest)
+        if index == first:
+            _check_memory(layer, tokens, checkpoint.config.hidden_size)
         runner = LayerRunner(layer, kept)
         observers = [
             make_observer(
@@ -123,10 +131,10 @@ def calibrate_model(
             for what, array in observer.result(changes).items():
                 found[f"{observer.linear.name}/{what}"] = array
             linears[observer.linear.name] = index
-        _save(layer_file(kept, index), found)
+        save(layer_file(kept, index), found)
         if index + 1 < layers:
-            _save(_hidden_file(kept, index + 1), _by_place(hidden))
-        _hidden_file(kept, index).unlink(missing_ok=True)
+            save_hidden(kept, index + 1, hidden)
+        hidden_file(kept, index).unlink(missing_ok=True)
     if on_layer is not None:
         on_layer(layers, layers)
     manifest = {
@@ -138,12 +146,7 @@ def calibrate_model(
         "seed": seed,
         "linears": linears,
     }
-    temporary = kept / f"new-{os.getpid()}-{MANIFEST}"
-    temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    temporary.replace(kept / MANIFEST)
-    for left in kept.glob("hidden-*.npz"):  # of an earlier start, or of another process
-        left.unlink(missing_ok=True)
-    return Calibration(kept)
+    return finish(kept, manifest)
 
 
 def calibrations_folder(checkpoint: Checkpoint, cache_folder: Path | None = None) -> Path:
@@ -154,33 +157,22 @@ def calibrations_folder(checkpoint: Checkpoint, cache_folder: Path | None = None
     return (cache_folder or default_cache_folder()) / "calibration"
 
 
-def _by_place(arrays: Sequence[Floats]) -> dict[str, Floats]:
-    """Name arrays by their place, so that a file of them keeps the order."""
-    return {f"{number:06}": array for number, array in enumerate(arrays)}
-
-
-def _hidden_file(folder: Path, layer: int) -> Path:
-    return folder / f"hidden-{layer:03}.npz"
-
-
-def _resume(folder: Path, layers: int) -> tuple[int, list[Floats]]:
-    """Return the first layer that is not done, and the hidden states before it."""
-    for index in range(layers - 1, 0, -1):
-        if _hidden_file(folder, index).is_file():
-            with np.load(_hidden_file(folder, index)) as file:
-                return index, [file[name] for name in sorted(file.files)]
-    return 0, []
-
-
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    # Its own name: another process may be at the same calibration.
-    temporary = path.with_name(f"new-{os.getpid()}-{path.name}")
-    try:
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _check_memory(layer: CalibrationLayer, tokens: int, hidden_size: int) -> None:
+    """Refuse a calibration that would run out of memory; of a model's layers one is as another."""
+    weights = (value.const_value for value in layer.model.graph.initializers.values())
+    weight_bytes = sum(4 * weight.size for weight in weights if weight is not None)
+    squares = [linear.in_features**2 for linear in layer.linears]
+    states_bytes = 2 * 4 * tokens * hidden_size  # before the layer and behind it
+    # Gram matrices by halves in float32, and the largest of them inverted whole in float64.
+    needed = weight_bytes + 2 * sum(squares) + 8 * max(squares) + states_bytes
+    available = available_memory_bytes()
+    if needed > available:
+        raise NotEnoughMemory(
+            f"calibrating on {tokens} tokens takes about {needed / 1e9:.1f} GB of memory, "
+            f"{states_bytes / 1e9:.1f} GB of them for the tokens' hidden states, and "
+            f"{available / 1e9:.1f} GB are available; give fewer texts with --calibration-texts, "
+            "or calibrate on a machine with more"
+        )
 
 
 def _texts_digest(rows: Sequence[Tokens]) -> str:

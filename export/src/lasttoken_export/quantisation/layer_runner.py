@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lasttoken_export.graph.packed_graph import CalibrationLayer
+from lasttoken_export.quantisation.calibration_folder import unfinished_prefix
 
 Tokens = NDArray[np.int32]
 BATCH_TOKENS = 1024
@@ -39,7 +40,7 @@ class LayerRunner:
     """
 
     def __init__(self, layer: CalibrationLayer, folder: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=unfinished_prefix(), dir=folder) as temporary:
             path = Path(temporary) / "layer.onnx"
             ir.save(layer.model, path, external_data="layer.data")
             options = ort.SessionOptions()

@@ -43,7 +43,8 @@ def read_texts(path: Path) -> list[str]:
         ) from None
     # A text in JSON may hold other line ends than the file's.
     lines = content.split("\n") if path.suffix == ".jsonl" else content.splitlines()
-    texts = [_text_of(line, path) for line in lines if line.strip()]
+    read = (_text_of(line, path) for line in lines if line.strip())
+    texts = [text for text in read if text.strip()]
     if not texts:
         raise InvalidOption(f"{str(path)!r} holds no calibration texts; give one a line")
     return texts

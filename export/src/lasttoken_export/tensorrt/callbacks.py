@@ -5,6 +5,7 @@ The base classes come with whichever library was imported, so the classes are ma
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -30,8 +31,8 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def make_progress_monitor(trt: Any, on_progress: OnProgress) -> Any:
-    """Return an ``IProgressMonitor`` that tells the steps of each phase."""
+def make_progress_monitor(trt: Any, on_progress: OnProgress | None, stop: threading.Event) -> Any:
+    """Return an ``IProgressMonitor`` that tells the steps of each phase, until it is to stop."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -42,8 +43,9 @@ def make_progress_monitor(trt: Any, on_progress: OnProgress) -> Any:
             self._steps[phase] = steps
 
         def step_complete(self, phase: str, step: int) -> bool:
-            on_progress(phase, step + 1, self._steps[phase])
-            return True
+            if on_progress is not None:
+                on_progress(phase, step + 1, self._steps[phase])
+            return not stop.is_set()
 
         def phase_finish(self, phase: str) -> None:
             del self._steps[phase]

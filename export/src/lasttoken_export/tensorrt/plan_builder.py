@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from lasttoken_export.tensorrt.callbacks import (
     make_progress_monitor,
     make_writer,
 )
+from lasttoken_export.tensorrt.interruptible import run_interruptible
 from lasttoken_export.tensorrt.library import TensorRTLibrary
 from lasttoken_export.tensorrt.network import allow_unfused_attention, parse_network
 from lasttoken_export.tensorrt.profile import PlanProfile
@@ -95,10 +98,24 @@ def build_plan(
         UnsupportedDevice: The target has no arithmetic of this precision, or no GPU answers.
         GraphRefused: The parser does not take the graph.
         BuildFailed: TensorRT says why.
+        KeyboardInterrupt: As any interruption of the calling thread, seconds later at most.
     """
     check_precision_on_target(options.precision, options.target)
     external_data = graph.with_name(f"{graph.name}.data")
     check_memory(external_data.stat().st_size if external_data.exists() else 0)
+    stop = threading.Event()
+    return run_interruptible(
+        lambda: _build(graph, plan, options, on_progress, stop), stop, name="plan"
+    )
+
+
+def _build(
+    graph: Path,
+    plan: Path,
+    options: PlanOptions,
+    on_progress: OnProgress | None,
+    stop: threading.Event,
+) -> PlanReport:
     started_s = time.perf_counter()
     trt = options.library.module
     logger = make_logger(trt)
@@ -107,9 +124,8 @@ def build_plan(
     if options.precision == "fp32":
         allow_unfused_attention(trt, network)
     config = configure(trt, builder, options)
-    if on_progress is not None:
-        monitor = make_progress_monitor(trt, on_progress)
-        config.progress_monitor = monitor
+    monitor = make_progress_monitor(trt, on_progress, stop)
+    config.progress_monitor = monitor
     try:
         with plan.open("wb") as file:
             writer = make_writer(trt, file)
@@ -178,7 +194,8 @@ def configure(trt: Any, builder: Any, options: PlanOptions) -> Any:
 def _save_timings(config: Any, options: PlanOptions) -> None:
     if options.timing_cache is None or options.library.is_rtx:
         return
-    options.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.timing_cache.with_suffix(".partial")
-    partial.write_bytes(memoryview(config.get_timing_cache().serialize()))
-    partial.replace(options.timing_cache)
+    with suppress(OSError):  # the plan is built: it is not lost for want of a copy of its timings
+        options.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = options.timing_cache.with_suffix(".partial")
+        partial.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        partial.replace(options.timing_cache)

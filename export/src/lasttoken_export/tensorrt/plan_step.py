@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.tensorrt.callbacks import OnProgress
-from lasttoken_export.tensorrt.library import PLAN_RUNTIMES, load_library
+from lasttoken_export.tensorrt.library import PLAN_RUNTIMES, TensorRTLibrary, load_library
 from lasttoken_export.tensorrt.plan_builder import PlanOptions, build_plan
 from lasttoken_export.tensorrt.plan_cache import find_plan, link_or_copy, plan_key, store_plan
 from lasttoken_export.tensorrt.plan_choices import PlanChoices
 from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.tensorrt.target import (
+    TargetDevice,
     check_precision_on_target,
     find_target,
     format_capability,
@@ -56,11 +58,7 @@ def prepare_plan(
                 f"{' or '.join(PLAN_RUNTIMES)}"
             )
         return None
-    capability = choices.compute_capability
-    wanted = parse_capability(capability) if capability is not None else None
-    library = load_library(runtime)
-    target = find_target(library, wanted)
-    check_precision_on_target(precision, target)
+    library, target = find_library_and_target(runtime, precision, choices)
     return PlanOptions(
         library=library,
         target=target,
@@ -73,12 +71,36 @@ def prepare_plan(
     )
 
 
+def find_library_and_target(
+    runtime: str, precision: str, choices: PlanChoices
+) -> tuple[TensorRTLibrary, TargetDevice]:
+    """Find what builds the plan and what it is built for; needs nothing of the model.
+
+    Args:
+        runtime: One of `PLAN_RUNTIMES`.
+        precision: ``--precision``.
+        choices: The caller's.
+
+    Raises:
+        InvalidOption: The compute capability is malformed.
+        MissingLibrary: The library is not installed.
+        UnsupportedDevice: The target, or its lack of the precision.
+    """
+    capability = choices.compute_capability
+    wanted = parse_capability(capability) if capability is not None else None
+    library = load_library(runtime)
+    target = find_target(library, wanted)
+    check_precision_on_target(precision, target)
+    return library, target
+
+
 def replace_graph_by_plan(
     graph: Path,
     options: PlanOptions,
     choices: PlanChoices,
     *,
     on_progress: OnProgress | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Path, dict[str, Any]]:
     """Build the plan beside a graph, or take it from the cache, and remove the graph.
 
@@ -87,6 +109,7 @@ def replace_graph_by_plan(
         options: Of `prepare_plan`.
         choices: The caller's.
         on_progress: Told the steps of the build.
+        say: Told where the plan cannot be kept for a later export.
 
     Returns:
         The plan's path, and what the card says of it.
@@ -103,7 +126,13 @@ def replace_graph_by_plan(
     else:
         seconds = build_plan(graph, plan, options, on_progress=on_progress).seconds
         if choices.use_cache:
-            store_plan(choices.plans_folder, key, plan, build_seconds=seconds)
+            try:
+                store_plan(choices.plans_folder, key, plan, build_seconds=seconds)
+            except OSError as error:  # it is built: hours are not lost for want of a copy
+                say(
+                    f"warning: the plan could not be kept in {choices.plans_folder} "
+                    f"({error.strerror or error}); the next export builds it anew"
+                )
     if not choices.keep_graph:
         graph.unlink()
         graph.with_name(f"{graph.name}.data").unlink(missing_ok=True)

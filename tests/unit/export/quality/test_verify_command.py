@@ -75,6 +75,30 @@ def change_card(model, /, **changes):
     (model / "1/card.json").write_text(json.dumps({k: v for k, v in card.items() if v != "gone"}))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--repository", "x"], "--repository goes with --golden"),
+        (["--name", "x"], "--name goes with --golden"),
+        (["--golden", "--repository", "x", "--no-write"], "--no-write goes without --golden"),
+        (["--golden", "--repository", "x", "--json"], "--json goes without --golden"),
+        (["--reference", "x/y", "--checkpoint", "z"], "--checkpoint is in the place of"),
+        (["--reference", "x/y", "--like", "z"], "--like is in the place of --reference"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(words, said, capsys):
+    assert cli.main(["verify", "repository/model", "--pairs", "24", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_graph_without_kernels_on_the_cpu_is_told_in_words(folder, tmp_path, capsys):
+    entry = dataclasses.replace(make_entry(), precisions=("fp32", "bf16"))
+    options = {"precision": "bf16", "runtime": "onnxruntime-cuda"}
+    model = export(folder, tmp_path / "cuda", entry, **options)
+    assert verify(model, "--checkpoint", folder, "--like", "smollm2-135m") == 2
+    assert "cannot be verified on this machine: ONNX Runtime's CPU" in capsys.readouterr().err
+
+
 def from_entry_with(folder, monkeypatch):
     """Put the small contract into the catalogue."""
     catalogue = {"small": make_entry()}

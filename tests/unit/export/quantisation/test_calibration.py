@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 
 from lasttoken_export.checkpoint import open_checkpoint
-from lasttoken_export.errors import InvalidOption
+from lasttoken_export.errors import InvalidOption, NotEnoughMemory
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
+from lasttoken_export.quantisation import calibrate as calibrate_module
 from lasttoken_export.quantisation.calibrate import calibrate_model
+from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 from unit.export.checkpoints import tensors, write_folder
 
 ROWS = [np.arange(2, 2 + length, dtype=np.int32) for length in (1, 4, 11, 30)]
@@ -89,6 +94,113 @@ def test_a_full_disk_leaves_nothing_half_written(checkpoint, tmp_path, monkeypat
     )
     assert layers == [1, 2]
     assert contents(resumed) == contents(whole)
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "cut": lambda path: os.truncate(path, 100),
+    "empty": lambda path: os.truncate(path, 0),
+    "flipped": flip_a_byte,
+    "no zip": lambda path: path.write_text("words"),
+    "gone": lambda path: path.unlink(),
+    "another layer's": lambda path: shutil.copy(path.with_name("layer-000.npz"), path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_layer_is_found_and_calibrated_anew(damage, checkpoint, tmp_path):
+    whole = contents(first := calibrate(checkpoint, tmp_path))
+    DAMAGES[damage](first.folder / "layer-001.npz")
+    said = []
+    assert contents(calibrate(checkpoint, tmp_path, say=said.append)) == whole
+    assert len(said) == 1
+    assert str(first.folder) in said[0]
+    assert "calibrating anew" in said[0]
+    assert calibrate(checkpoint, tmp_path, say=pytest.fail).folder == first.folder
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"linears": [], "scheme": 1}'])
+def test_a_damaged_manifest_is_written_anew(content, checkpoint, tmp_path):
+    manifest = calibrate(checkpoint, tmp_path).folder / "manifest.json"
+    whole = manifest.read_text("utf-8")
+    manifest.write_text(content)
+    said = []
+    calibrate(checkpoint, tmp_path, say=said.append)
+    assert manifest.read_text("utf-8") == whole
+    assert "calibrating anew" in said[0]
+
+
+@pytest.mark.parametrize("name", ["hidden-001.npz", "layer-000.npz"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_stopped_calibration_whose_files_are_damaged_goes_back(
+    name, damage, checkpoint, tmp_path
+):
+    whole = contents(calibrate(checkpoint, tmp_path / "whole"))
+
+    def stop(done, _):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(checkpoint, tmp_path / "stopped", on_layer=stop)
+    DAMAGES[damage](next((tmp_path / "stopped").glob(f"*/{name}")))
+    layers, said = [], []
+    resumed = calibrate(
+        checkpoint,
+        tmp_path / "stopped",
+        on_layer=lambda done, _: layers.append(done),
+        say=said.append,
+    )
+    assert layers == [0, 1, 2]
+    assert bool(said) is (damage != "gone")
+    assert contents(resumed) == whole
+
+
+def test_what_a_killed_process_left_is_removed_when_it_is_old(checkpoint, tmp_path):
+    folder = calibrate(checkpoint, tmp_path).folder
+    (folder / "manifest.json").unlink()
+    (folder / "new-1-layer-001.npz").write_text("old")
+    (folder / "new-1-abc").mkdir()
+    (folder / "new-1-abc" / "layer.data").write_text("old")
+    (folder / "new-2-layer-001.npz").write_text("of a process that lives")
+    for name in ("new-1-layer-001.npz", "new-1-abc"):
+        os.utime(folder / name, (1, 1))
+    calibrate(checkpoint, tmp_path)
+    assert [path.name for path in folder.glob("new-*")] == ["new-2-layer-001.npz"]
+
+
+def test_too_little_memory_is_told_before_a_layer_is_run(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate_module, "available_memory_bytes", lambda: 1000)
+    with pytest.raises(NotEnoughMemory, match=r"46 tokens.*fewer texts with --calibration-texts"):
+        calibrate(checkpoint, tmp_path)
+
+
+def test_the_states_of_all_tokens_count_as_memory(checkpoint, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        calibrate_module, "available_memory_bytes", lambda: asked.append(1) or 2_000_000
+    )
+    calibrate(checkpoint, tmp_path / "few")
+    with pytest.raises(NotEnoughMemory):
+        calibrate_model(
+            checkpoint,
+            [np.zeros(1000, np.int32)] * 100,
+            precision="int8",
+            contract=EmbeddingContract(),
+            folder=tmp_path / "many",
+        )
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**70)])
+def test_a_seed_below_zero_is_refused(seed):
+    with pytest.raises(InvalidOption, match="choose 0 or more"):
+        CalibrationOptions(seed=seed)
 
 
 def test_both_flavours_of_tensorrt_share_a_calibration_and_precisions_do_not(checkpoint, tmp_path):

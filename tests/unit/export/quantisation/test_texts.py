@@ -35,6 +35,7 @@ def test_plain_texts_may_begin_with_a_byte_order_mark(tmp_path):
         ("[" * 100_000, "a line that is no JSON"),
         ('{"text": "cut', "a line that is no JSON"),
         ("\n\n", "holds no calibration texts"),
+        ('""\n{"text": " "}\n"\\n"', "holds no calibration texts"),
     ],
 )
 def test_what_is_no_text_is_refused_with_its_line(tmp_path, content, said):
