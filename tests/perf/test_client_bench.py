@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import pytest
 from lasttoken_perf import client_bench
 from lasttoken_perf.client_bench import CONTESTANTS, ClientBenchOptions, run_client_bench, table
 from lasttoken_perf.errors import WrongAnswer
+from lasttoken_perf.interruption import Interrupted
 from unit.client.fake_triton import DIMENSIONS, MODEL, FakeTriton, vectors_of
 
 OPTIONS = ClientBenchOptions(dimensions=(DIMENSIONS,), texts=12, in_flight=3, repeats=2)
@@ -99,3 +102,24 @@ def test_ratios_are_medians_over_those_of_the_raw_calls_of_the_same_kind_and_siz
         "| 16 | tritonclient, threads | 50 | 50 | 50 | 1.00 | 0.20 |",
         "| 16 | embed, threads | 50 | 50 | 50 | 1.00 | 0.20 |",
     ]
+
+
+def test_rows_measured_before_the_end_are_written(fake, tmp_path):
+    """A contestant that fails in its second run, and a signal that comes then."""
+    for error, words in (
+        (WrongAnswer("off"), "WrongAnswer after 1 rows"),
+        (Interrupted(signal.SIGINT), "SIGINT after 1 rows"),
+    ):
+        calls = []
+
+        def ends(url, model, texts, in_flight, *, calls=calls, error=error):
+            calls.append(texts)
+            if len(calls) == 4:  # warm-up and run, twice
+                raise error
+            return vectors_of(texts)
+
+        output = tmp_path / "result.json"
+        with pytest.raises(type(error)):
+            run(contestants={"ends": ends}, output=output)
+        written = json.loads(output.read_text())
+        assert (len(written["rows"]), written["interrupted"]) == (1, words)

@@ -55,6 +55,22 @@ def test_bad_usage_ends_with_2():
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize("command", ["bench", "latency", "peers", "quality", "precisions", "soak",
+                                     "modelopt", "faults", "plan"])  # fmt: skip
+def test_a_model_that_nobody_knows_is_bad_usage(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, "--model", "nonesuch"]) == 2
+    assert "error: 'nonesuch' is n" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_names_of_faults_are_not_all_of_them(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["faults", "--only"])
+    assert ended.value.code == 2
+    assert "expected at least one argument" in capsys.readouterr().err
+
+
 def loaded_modules(words):
     """What a command line's words print, and the modules that are loaded by then."""
     program = f"import sys; from lasttoken_perf import cli\ntry: cli.main({words})\n"

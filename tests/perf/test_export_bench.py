@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lasttoken_export.errors import InvalidOption
 from lasttoken_perf import export_bench, machine
 from lasttoken_perf.cli import main
 from lasttoken_perf.commands import export as export_command
@@ -33,6 +34,16 @@ def test_options_reach_the_bench_and_its_bar_decides(
     assert main(["export", *words, "--folder", str(tmp_path)]) == code
     assert asked.items() >= {**expected, "folder": tmp_path}.items()
     assert json.loads(capsys.readouterr().out)["peak_memory_bytes"] == 100
+
+
+@pytest.mark.parametrize("precision", ["fp8", "bf16"])
+def test_a_precision_of_gpus_is_refused_before_a_checkpoint_is_written(precision, tmp_path, capsys):
+    with pytest.raises(InvalidOption, match="onnxruntime cannot run"):
+        run_export_bench(tmp_path / "x", precision=precision, cache_folder=None, say=pytest.fail)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--precision", precision])
+    assert ended.value.code == 2
+    assert f"invalid choice: '{precision}'" in capsys.readouterr().err
 
 
 def test_too_small_a_disk_is_refused(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from lasttoken_perf.faults.http_callers import PROBE_S, OpenAICaller, says_ready
 from lasttoken_perf.faults.load import RIGHT, WRONG, Load, Outcome
 from lasttoken_perf.faults.scenarios import SCENARIOS, Scenario
 from lasttoken_perf.faults.stage import Finding, finding_of
+from lasttoken_perf.interruption import Interrupted
 
 ROOT = Path(__file__).parents[2]
 VECTOR = np.array([0.6, 0.8], "<f4")
@@ -169,6 +171,24 @@ def test_a_fault_that_ends_badly_does_not_keep_the_others_from_being_tried(
     assert "did not end as they should: bad" in capsys.readouterr().err
     assert "FAILED: an answer was wrong" in table.read_text()
     assert [f["name"] for f in json.loads(result.read_text())["findings"]] == ["bad", "good"]
+
+
+def test_an_interruption_keeps_the_findings_and_no_half_a_table(monkeypatch, tmp_path, capsys):
+    def interrupted(stage):
+        raise Interrupted(signal.SIGTERM)
+
+    finding = Finding(fault="fine", seen="nothing", lost="nothing", impact=None)
+    scenarios = {"good": Scenario(run=lambda _: finding), "long": Scenario(run=interrupted)}
+    monkeypatch.setattr(faults, "SCENARIOS", scenarios)
+    monkeypatch.setattr(faults, "_prepared", lambda model, folder: None)
+    table, result = tmp_path / "faults.md", tmp_path / "faults.json"
+    table.write_text("the whole table of an earlier run")
+    assert cli.main(["faults", "--table", str(table), "--output", str(result)]) == 143
+    assert f"what was finished before it is in {result}" in capsys.readouterr().err
+    found = json.loads(result.read_text())
+    assert found["interrupted"] == "SIGTERM after good"
+    assert [f["name"] for f in found["findings"]] == ["good"]
+    assert table.read_text() == "the whole table of an earlier run"
 
 
 def test_without_a_memory_cgroup_the_fault_is_not_tried_and_says_so(monkeypatch, tmp_path):

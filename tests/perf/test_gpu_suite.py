@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -10,16 +11,19 @@ import pytest
 
 from lasttoken_export.checkpoint import validate_tensors
 from lasttoken_perf import cli
+from lasttoken_perf.commands import gpu as gpu_command
 from lasttoken_perf.errors import InvalidCalibration, InvalidSuite, WrongAnswer
+from lasttoken_perf.gpu_suite import suite
 from lasttoken_perf.gpu_suite.arithmetic import layer_products, streamed_bytes
 from lasttoken_perf.gpu_suite.derived import ratios, with_derived
 from lasttoken_perf.gpu_suite.measuring import device_of
 from lasttoken_perf.gpu_suite.placement import count_nodes
 from lasttoken_perf.gpu_suite.reference import agreement, separation
+from lasttoken_perf.gpu_suite.render import suite_tables
 from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import shape_account, shape_config
-from lasttoken_perf.gpu_suite.step_process import run_step
-from lasttoken_perf.gpu_suite.suite import STEPS, run_suite, why_not
+from lasttoken_perf.gpu_suite.step_process import StepOutcome, run_step
+from lasttoken_perf.gpu_suite.suite import STEPS, assemble, in_short, run_suite, why_not
 from lasttoken_perf.gpu_suite.token_rows import (
     CORPORA,
     EVEN,
@@ -29,6 +33,7 @@ from lasttoken_perf.gpu_suite.token_rows import (
     make_rows,
     pack,
 )
+from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.plan.calibration import points_of_result
 from lasttoken_perf.plan.reported_names import device_of_reported_name
 from lasttoken_perf.results import read_result
@@ -105,7 +110,7 @@ def test_the_suite_runs_from_the_command_line_without_a_gpu(tmp_path, capsys):
     assert read_result(output) == again
 
     # The planner takes the file as it is: not the figures of a processor, but those of a GPU.
-    assert cli.main(["plan", "--calibration", str(output)]) == 1
+    assert cli.main(["plan", "--calibration", str(output)]) == 2
     assert "cpu: " in (refusal := capsys.readouterr().err)
     assert "no data sheet of this device" in refusal
     on_a_gpu = json.loads(
@@ -180,6 +185,59 @@ def test_a_step_that_fails_is_told_and_stops_no_other(steps, tmp_path):
     assert rows_of(result, "fine") == [{"subject": "fine", "tokens_per_s": 5.0}]
     assert read_result(tmp_path / "gpu.json")["steps"] == result["steps"]
     assert any(line.startswith("dies: failed") for line in said)
+
+
+def test_an_interrupted_suite_says_where_the_earlier_steps_are(steps, tmp_path, monkeypatch):
+    def interrupted(module, settings):
+        if module.endswith("lacks"):
+            raise Interrupted(signal.SIGTERM)
+        return StepOutcome(status="done", seconds=1.0, reason="", rows=[], checks={})
+
+    monkeypatch.setattr(suite, "run_step_here", interrupted)
+    output, order = tmp_path / "gpu.json", {name: steps[name] for name in ("fine", "lacks")}
+    with pytest.raises(Interrupted) as interruption:
+        run_suite(settings(tmp_path), list(order), limit_s=60, output=output, say=print,
+                  together=True, steps=order)  # fmt: skip
+    assert interruption.value.kept == f"; in {output}: fine"
+    assert list(read_result(output)["steps"]) == ["fine"]
+
+
+def test_a_share_above_the_ceiling_is_not_left_unexplained():
+    def tables(share):
+        point = {"subject": "a", "precision": "fp32", "load": "ceiling",
+                 "flops_per_s": {"median": 4.2e9}}  # fmt: skip
+        engine = {"subject": "b", "precision": "fp32", "load": "corpus", "distribution": EVEN,
+                  "tokens_per_s": {"median": 5.0, "min": 5.0, "max": 5.0},
+                  "fraction_of_ceiling": {"median": share}}  # fmt: skip
+        return "\n".join(suite_tables({"summary": [point, engine], "ratios": {}, "rows": []}))
+
+    assert "repeat the step `ceilings`" in tables(1.2)
+    assert "repeat the step" not in tables(0.9)
+    assert "| a | fp32 | 0.00420 | - |" in tables(0.9)  # of a small shape too
+    assert "no figure" not in tables(0.9)  # a table without rows
+
+
+def test_a_reason_in_a_line_names_the_error():
+    traceback = "Traceback (most recent call last):\n  File ...\nRuntimeError: no card\n"
+    assert in_short(f"its process ended with 1: {traceback}") == (
+        "its process ended with 1: RuntimeError: no card"
+    )
+    assert in_short("failed: WrongAnswer: off\nby much") == "failed: WrongAnswer: off"
+    assert in_short("") == ""
+
+
+def test_a_suite_without_any_figure_fails(tmp_path, monkeypatch, capsys):
+    outcome = {"status": "failed", "reason": "no card", "seconds": 1.0, "rows": [], "checks": {}}
+    none = assemble({"parity": outcome}, settings(tmp_path))
+    words = ["gpu", "--shape", "tiny", "--output", str(tmp_path / "gpu.json"), "--steps", "parity"]
+    monkeypatch.setattr(gpu_command, "run_suite", lambda *_, **__: none)
+    assert cli.main(words) == 1
+    said = capsys.readouterr()
+    assert "no step gave a figure" in said.err
+    assert "| parity | failed: no card |" in said.out
+    done = assemble({"parity": {**outcome, "status": "done"}}, settings(tmp_path))
+    monkeypatch.setattr(gpu_command, "run_suite", lambda *_, **__: done)
+    assert cli.main(words) == 0
 
 
 def test_a_step_beyond_its_time_is_ended_with_what_it_started(steps, tmp_path):

@@ -1,6 +1,7 @@
 """nvidia-modelopt beside our own calibration: what is refused, what is told, without torch."""
 
 import json
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from lasttoken_export.catalogue import entry
 from lasttoken_perf import cli
 from lasttoken_perf.commands import modelopt as command
 from lasttoken_perf.errors import ToolUnavailable, WrongAnswer
+from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.modelopt import comparison, quantised_vectors
 from lasttoken_perf.modelopt.quantised_vectors import Quantised, TorchModel, quantise
 from lasttoken_perf.modelopt.schemes import SCHEMES, UNQUANTISED, ModeloptScheme, undivided_widths
@@ -188,10 +190,14 @@ def test_the_table_holds_a_precisions_rows_together():
 def test_the_command_compares_each_model_once(monkeypatch, tmp_path, capsys):
     asked = []
 
-    def compare(model, open_texts, *, pairs, cache_folder, say):
+    def compare(model, open_texts, *, pairs, cache_folder, say, on_row):
         asked.append((model.name, pairs))
         row = {"model": model.name, "subject": "lasttoken", "version": "1", "precision": "int8",
                "variant": "ours", **FIGURES}  # fmt: skip
+        on_row(row)
+        if model.name == "all-minilm-l6-v2" and pairs == 7:
+            on_row({**row, "variant": "another"})
+            raise Interrupted(signal.SIGTERM)
         return comparison.ModelComparison(
             rows=[row],
             workload={"pairs": pairs or 500},
@@ -216,7 +222,12 @@ def test_the_command_compares_each_model_once(monkeypatch, tmp_path, capsys):
     twice = ["--model", "all-minilm-l6-v2", "--model", "all-minilm-l6-v2", "--pairs", "9"]
     assert cli.main(["modelopt", *twice]) == 0
     assert asked == [("all-minilm-l6-v2", 9)]
-    assert cli.main(["modelopt", "--model", "no-such-model"]) == 1
+    assert cli.main(["modelopt", "--pairs", "7", "--output", str(file)]) == 143
+    assert f"; what was finished before it is in {file}" in capsys.readouterr().err
+    result = json.loads(file.read_text())
+    assert (result["interrupted"], len(result["rows"])) == ("SIGTERM after 3 rows", 3)
+    assert list(result["workload"]) == ["smollm2-135m"]
+    assert cli.main(["modelopt", "--model", "no-such-model"]) == 2
     assert "'no-such-model' is not in the catalogue" in capsys.readouterr().err
 
 

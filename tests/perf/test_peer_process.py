@@ -59,3 +59,11 @@ def test_a_peer_that_dies_is_told_with_its_last_words(start):
         start("dies while loading")
     with start("dies while embedding") as peer, pytest.raises(PeerFailed, match="ended with 3"):
         peer.corpus()
+
+
+def test_a_peer_that_is_dead_when_it_is_asked_is_told_too(start):
+    with start("lives") as peer:
+        peer._process.kill()
+        peer._process.wait()
+        with pytest.raises(PeerFailed, match="ended with -9"):
+            peer.corpus()

@@ -2,21 +2,37 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lasttoken_perf.commands.peers import peers_table
-from lasttoken_perf.errors import PeerFailed, ToolUnavailable
-from lasttoken_perf.peers import compare, contestants, environment
-from lasttoken_perf.peers.contestants import CORPUS, LIBRARY, MIXED, SERVER, SINGLE, Contestant
+from lasttoken_perf.commands.peers import in_short, peers_table
+from lasttoken_perf.errors import PeerFailed, ToolUnavailable, WrongAnswer
+from lasttoken_perf.peers import contestants, environment
+from lasttoken_perf.peers.agreement import agree
+from lasttoken_perf.peers.contestants import (
+    BARE,
+    CORPUS,
+    LIBRARY,
+    MIXED,
+    SERVED,
+    SERVER,
+    SINGLE,
+    Contestant,
+)
 from lasttoken_perf.peers.http_server import HttpPeer
+from lasttoken_perf.peers.other_load import OtherLoad
 from lasttoken_perf.peers.process import PeerRun
-from lasttoken_perf.results import summarise
+from lasttoken_perf.peers.ratios import ratios
+from lasttoken_perf.peers.timing import Timing, Work, measure
+from lasttoken_perf.results import make_result, summarise
 from lasttoken_perf.served import embed_one_by_one, embed_singly
 from unit.client.fake_triton import MODEL, FakeTriton, vector_of
 
@@ -98,7 +114,7 @@ def contestant(name, vectors, kind=LIBRARY, precision="fp32", loads=(CORPUS,)):
 def test_a_fast_wrong_answer_is_no_peer():
     right = [[0.6, 0.8], [1.0, 0.0]]
     near = [[0.62, 0.7846], [1.0, 0.0]]
-    lowest, wrong = compare.agree(
+    found = agree(
         [
             contestant("ours", right, loads=(CORPUS, MIXED)),
             contestant("same", right),
@@ -110,10 +126,148 @@ def test_a_fast_wrong_answer_is_no_peer():
         2,
         lambda words: None,
     )
-    assert wrong.keys() == {"swapped", "half", "near in fp32"}
-    assert "vectors are others: cosine 0.6" in wrong["swapped"]
-    assert "(1, 2), not (2, 2)" in wrong["half"]
-    assert lowest["same"] == pytest.approx(1.0)
+    assert found.wrong.keys() == {"swapped", "half", "near in fp32"}
+    assert "vectors are others: cosine 0.6" in found.wrong["swapped"]
+    assert "(1, 2), not (2, 2)" in found.wrong["half"]
+    assert found.lowest["same"] == pytest.approx(1.0)
+
+
+def failing(name, error, loads=(CORPUS,)):
+    def run():
+        raise error
+
+    return Contestant(name=name, kind=LIBRARY, precision="fp32", version="1", pid=None,
+                      loads=dict.fromkeys(loads, run))  # fmt: skip
+
+
+RIGHT = [[0.6, 0.8], [1.0, 0.0]]
+LONG = [[1.2, 1.6], [2.0, 0.0]]
+NONE = [[np.nan, 0.8], [1.0, 0.0]]
+
+
+def test_a_peer_that_dies_or_gives_no_unit_vectors_is_left_out_before_the_clock_runs():
+    peers = [
+        contestant("ours", RIGHT),
+        failing("dead", PeerFailed("ended with -9:\nKilled")),
+        contestant("long", LONG),
+        contestant("none", NONE),
+        contestant("same", RIGHT),
+    ]
+    found = agree(peers, 2, lambda words: None)
+    assert found.wrong.keys() == {"dead", "long", "none"}
+    assert "ended with -9" in found.wrong["dead"]
+    assert "norm is off 1" in found.wrong["long"]
+    assert found.lowest.keys() == {"ours", "same"}
+    json.dumps(found.lowest, allow_nan=False)
+
+
+def test_peers_are_held_to_fp32_whatever_the_precision_of_ours():
+    rounded = [[0.63, 0.7766], [0.9998, 0.02]]  # our vectors in int8, near those in fp32
+    fp32 = {"texts": np.array(RIGHT, np.float32)}
+    ours = [contestant(BARE, rounded, precision="int8")]
+    ours.append(contestant(SERVED, rounded, precision="int8"))
+    peers = [contestant("exact", RIGHT), contestant("as ours", rounded)]
+    found = agree([*ours, *peers], 2, lambda words: None, fp32=fp32)
+    assert found.wrong.keys() == {"as ours"}
+    assert found.lowest[BARE] < 0.9999
+    assert found.served == {BARE: pytest.approx(1), SERVED: pytest.approx(1)}
+
+
+def test_nothing_is_compared_with_a_server_that_gives_other_vectors_than_its_engine():
+    with pytest.raises(WrongAnswer, match=r"lasttoken server: its vectors are others"):
+        agree([contestant(BARE, RIGHT), contestant(SERVED, RIGHT[::-1])], 2, lambda words: None)
+    with pytest.raises(PeerFailed, match="bare engine: gone"):
+        agree([failing(BARE, PeerFailed("gone"))], 2, lambda words: None)
+
+
+WORK = Work(texts=2, tokens=20, queries=2, query_tokens=4, dimensions=2, clients=3)
+
+
+def after(runs, then):
+    """A contestant's load that works so often."""
+    left = iter(range(runs))
+
+    def run():
+        if next(left, None) is None:
+            raise then
+        return PeerRun(seconds=0.5, vectors=np.array(RIGHT, np.float32), latency_ms=(1.0, 3.0))
+
+    return run
+
+
+def timed(name, run, load=MIXED):
+    return Contestant(name=name, kind=SERVER, precision="fp32", version="1", pid=None,
+                      loads={load: run})  # fmt: skip
+
+
+def test_a_peer_that_dies_while_it_is_timed_costs_its_own_rows_alone():
+    dead = PeerFailed("peer: ended with -9:\nKilled")
+    timing = Timing()
+    contestants = [timed(SERVED, after(9, dead)), timed("peer", after(1, dead)),
+                   timed("other", after(9, dead))]  # fmt: skip
+    measure(contestants, WORK, timing, repeats=3, say=lambda words: None)
+    assert [row["subject"] for row in timing.rows].count("peer") == 1
+    assert [row["repeat"] for row in timing.rows if row["subject"] == "other"] == [1, 2, 3]
+    assert timing.failed == {
+        "peer": "failed in repeat 2 of the mixed load: peer: ended with -9:\nKilled"
+    }
+    assert timing.rows[0]["tokens_per_s"] == 40
+    assert (timing.rows[0]["requests"], timing.rows[0]["concurrency"]) == (2, 3)
+    make_result(kind="peers", what="a test", rows=timing.rows)  # every field is documented
+    with pytest.raises(PeerFailed):
+        measure([timed(SERVED, after(0, dead))], WORK, Timing(), repeats=1, say=print)
+
+
+def test_ratios_of_an_interrupted_run_are_of_the_repeats_that_both_have():
+    rows = [
+        row(BARE, CORPUS, 1, 200.0, 1.0),
+        row(SERVED, CORPUS, 1, 100.0, 1.0),
+        row("peer", CORPUS, 1, 50.0, 1.0),
+        row(BARE, CORPUS, 2, 300.0, 1.0),
+    ]
+    found = ratios(rows)
+    assert found[f"{SERVED} / {BARE}, corpus"] == {"min": 0.5, "median": 0.5, "max": 0.5}
+    assert found[f"{BARE} / peer, corpus"]["max"] == 4
+
+
+def test_what_others_take_of_the_cores_is_measured_and_told():
+    spin = "import time\nend = time.perf_counter() + 20\nwhile time.perf_counter() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as other:
+        with OtherLoad() as load:
+            ours = time.process_time()
+            while time.process_time() - ours < 0.5:  # our own work is no one else's
+                pass
+        other.kill()
+    assert 0.1 < load.cores(0) < os.cpu_count()
+    assert load.cores(0.05) == pytest.approx(load.cores(0) - 0.05)
+    assert load.cores(99) == 0
+    result = {"summary": [], "ratios": {}, "unavailable": {}, "rows": []}
+    assert "Other programs" not in "\n".join(peers_table(result))
+    result["rows"] = [{"other_cpu_cores": 0.01}, {"other_cpu_cores": 1.26}, {}]
+    assert "Other programs took up to 1.3 of the cores" in "\n".join(peers_table(result))
+
+
+def test_a_timed_row_says_what_others_took():
+    timing = Timing()
+    peer = replace(timed(SERVED, after(1, None)), pid=os.getpid())
+    measure([peer], WORK, timing, repeats=1, say=lambda words: None)
+    assert timing.rows[0]["other_cpu_cores"] >= 0
+    make_result(kind="peers", what="a test", rows=timing.rows)
+
+
+def test_a_reason_is_told_in_one_line_with_the_last_words():
+    assert in_short("no GPU\nx") == "no GPU"
+    assert in_short("ended with 1:\nTraceback\n  File\nOSError: a | b\n\n") == (
+        "ended with 1: OSError: a \\| b"
+    )
+
+
+@pytest.mark.parametrize("pooling", ["last_token", "cls", "mean"])
+def test_how_the_others_are_started_is_for_the_models_pooling(pooling):
+    how = contestants.not_started(pooling)
+    assert f"--pooling {pooling.replace('_', '-')} " in how["text-embeddings-inference"]
+    assert ":cpu-" in how["text-embeddings-inference"]
+    assert "--runner pooling" in how["vLLM"]
 
 
 def row(subject, load, repeat, tokens_per_s, p50_ms):
@@ -123,25 +277,25 @@ def row(subject, load, repeat, tokens_per_s, p50_ms):
 
 def test_ratios_are_taken_repeat_by_repeat():
     rows = [
-        row(compare.SERVED, CORPUS, 1, 100.0, 1.0),
-        row(compare.SERVED, CORPUS, 2, 300.0, 1.0),
-        row(compare.BARE, CORPUS, 1, 125.0, 1.0),
-        row(compare.BARE, CORPUS, 2, 300.0, 1.0),
+        row(SERVED, CORPUS, 1, 100.0, 1.0),
+        row(SERVED, CORPUS, 2, 300.0, 1.0),
+        row(BARE, CORPUS, 1, 125.0, 1.0),
+        row(BARE, CORPUS, 2, 300.0, 1.0),
         row("peer", CORPUS, 1, 50.0, 1.0),
         row("peer", CORPUS, 2, 50.0, 1.0),
-        row(compare.SERVED, SINGLE, 1, 1.0, 20.0),
-        row(compare.BARE, SINGLE, 1, 1.0, 18.5),
+        row(SERVED, SINGLE, 1, 1.0, 20.0),
+        row(BARE, SINGLE, 1, 1.0, 18.5),
         row("peer", SINGLE, 1, 1.0, 50.0),
     ]
-    found = compare.ratios(rows)
-    assert found[f"{compare.SERVED} / peer, corpus"] == {"min": 2.0, "median": 4.0, "max": 6.0}
-    assert found[f"{compare.SERVED} / {compare.BARE}, corpus"]["min"] == 0.8
-    assert found[f"{compare.SERVED} / peer, single"]["median"] == 2.5  # their latency over ours
-    assert found[f"{compare.SERVED} - {compare.BARE}, single, ms"]["median"] == 1.5
-    assert f"{compare.BARE} / {compare.SERVED}, corpus" not in found
+    found = ratios(rows)
+    assert found[f"{SERVED} / peer, corpus"] == {"min": 2.0, "median": 4.0, "max": 6.0}
+    assert found[f"{SERVED} / {BARE}, corpus"]["min"] == 0.8
+    assert found[f"{SERVED} / peer, single"]["median"] == 2.5  # their latency over ours
+    assert found[f"{SERVED} - {BARE}, single, ms"]["median"] == 1.5
+    assert f"{BARE} / {SERVED}, corpus" not in found
     result = {"summary": summarise(rows), "ratios": found, "unavailable": {"vLLM": "no GPU\nx"}}
     table = "\n".join(peers_table(result))
-    assert f"| {compare.SERVED} / peer, corpus | 4.00 | 2.00 | 6.00 |" in table
+    assert f"| {SERVED} / peer, corpus | 4.00 | 2.00 | 6.00 |" in table
     assert "| vLLM | no GPU |" in table
 
 

@@ -40,6 +40,9 @@ def test_every_model_of_the_catalogue_is_known_with_its_attention_and_dimensions
         assert account.causal == (entry(name).attention == "causal")
         assert account.config.hidden_size == entry(name).dimensions
         assert account.max_length == entry(name).max_length
+        published = entry(name).published_shape
+        assert account.config.num_layers == published["num_layers"]
+        assert account.config.num_heads == published["num_heads"]
 
 
 def test_a_folder_is_read_and_anything_else_refused(tmp_path):

@@ -1,6 +1,9 @@
 """The table of the precisions: its arithmetic, its bars, and an engine process on a real graph."""
 
 import json
+import shutil
+import threading
+import time
 
 import pytest
 
@@ -8,9 +11,10 @@ from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.quality.verify_repository import open_artefact
 from lasttoken_perf.errors import PeerFailed
-from lasttoken_perf.precisions import artefacts
+from lasttoken_perf.precisions import exports_folder as exports
 from lasttoken_perf.precisions.artefacts import export_precisions, file_sizes
 from lasttoken_perf.precisions.engine_process import EngineProcess, rows_of_batch
+from lasttoken_perf.precisions.exports_folder import exports_folder
 from lasttoken_perf.precisions.speed import BARE, SERVED, bare_rows
 from lasttoken_perf.precisions.table import QUALITY, bars, render
 from lasttoken_perf.results import make_result
@@ -99,7 +103,7 @@ def artefact(tmp_path_factory):
 
 
 def test_an_engine_is_timed_in_a_process_of_its_own(artefact):
-    rows = bare_rows([artefact], repeats=2, say=lambda message: None)
+    rows = list(bare_rows([artefact], repeats=2, say=lambda message: None))
     assert [row["variant"] for row in rows if row["repeat"] == 2] == [
         "batches of 64 tokens", "batches of 256 tokens", "batches of 512 tokens"
     ]  # fmt: skip
@@ -131,8 +135,11 @@ def test_what_other_code_exported_is_exported_anew(tmp_path, monkeypatch):
     (kept / "mine").mkdir(parents=True)
 
     def export():
-        [found] = export_precisions(checkpoint, make_entry(), kept, only=["fp32"], say=told.append)
-        return found.artefact.repository
+        with exports_folder(kept) as folder:
+            [found] = export_precisions(
+                checkpoint, make_entry(), folder, only=["fp32"], say=told.append
+            )
+            return found.artefact.repository
 
     first = export()
     assert export() == first
@@ -140,7 +147,59 @@ def test_what_other_code_exported_is_exported_anew(tmp_path, monkeypatch):
     sources = tmp_path / "sources"
     sources.mkdir()
     (sources / "model.py").write_text("changed")
-    monkeypatch.setattr(artefacts, "model_sources", lambda: sources)
+    monkeypatch.setattr(exports, "model_sources", lambda: sources)
     second = export()
     assert len(told) == 2
     assert sorted(kept.iterdir()) == sorted([kept / "mine", second])
+
+
+@pytest.fixture
+def other_code(tmp_path, monkeypatch):
+    """Changes what decides the subfolder of the exports."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    monkeypatch.setattr(exports, "model_sources", lambda: sources)
+
+    def change(text):
+        (sources / "model.py").write_text(text)
+
+    return change
+
+
+def test_exports_that_another_run_serves_from_stay(tmp_path, other_code):
+    kept = tmp_path / "kept"
+    other_code("first")
+    with exports_folder(kept) as first, exports_folder(kept) as again:
+        assert first == again
+        (first / "model").mkdir()
+        other_code("second")
+        with exports_folder(kept) as second:
+            assert sorted(kept.iterdir()) == sorted([first, second])
+            assert (first / "model").is_dir()
+    with exports_folder(kept) as second:
+        assert list(kept.iterdir()) == [second]
+
+
+def test_a_run_waits_while_its_exports_are_removed_and_begins_anew(
+    tmp_path, other_code, monkeypatch
+):
+    kept = tmp_path / "kept"
+    other_code("first")
+    with exports_folder(kept) as first:
+        (first / "model").mkdir()
+    remove, removing = shutil.rmtree, threading.Event()
+
+    def slow(folder):
+        removing.set()
+        time.sleep(0.3)
+        remove(folder)
+
+    monkeypatch.setattr(exports.shutil, "rmtree", slow)
+    remover = threading.Thread(target=exports._remove_if_unused, args=(first,))
+    remover.start()
+    removing.wait(10)
+    with exports_folder(kept) as anew:
+        assert anew == first
+        assert not list(anew.iterdir())
+    remover.join()
+    assert first.is_dir()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lasttoken_export.catalogue import entry
-from lasttoken_perf import cli
+from lasttoken_perf import cli, quality_served
 from lasttoken_perf.errors import MissingLibrary, TaskUnavailable
 from lasttoken_perf.mteb_task import TaskScore, open_mteb_task, score_rows, score_table
 from lasttoken_perf.quality_served import quality_rows, render, spearman
-from lasttoken_perf.quality_task import task_of_folder
+from lasttoken_perf.quality_task import check_memory, task_of_folder
 from lasttoken_perf.results import make_result
 
 QRELS = "query-id\tcorpus-id\tscore\nq2\td1\t2\nq2\td3\t1\nq1\td2\t1\nq3\td1\t0\n"
@@ -55,6 +55,67 @@ def test_data_that_is_not_whole_is_refused(folder):
         task_of_folder("SciFact", folder)
 
 
+def test_judgements_in_another_layout_are_refused_with_the_place(folder):
+    qrels = folder / "qrels/test.tsv"
+    qrels.write_text("q2 0 d1 2\nq1 0 d2 1\n")  # trec_eval's
+    with pytest.raises(TaskUnavailable, match=r"test\.tsv:2 cannot be read.*query-id, corpus-id"):
+        task_of_folder("SciFact", folder)
+    qrels.write_text(QRELS.replace("\t2\n", "\thigh\n"))
+    with pytest.raises(TaskUnavailable, match=r"test\.tsv:2 cannot be read .*high"):
+        task_of_folder("SciFact", folder)
+
+
+def test_a_text_may_hold_what_unicode_calls_the_end_of_a_line(folder):
+    lines = (folder / "corpus.jsonl").read_text()
+    text = "fir\u2028st\x85"
+    (folder / "corpus.jsonl").write_text("\ufeff" + lines.replace("first", text), encoding="utf-8")
+    assert task_of_folder("SciFact", folder).documents[0] == f"One {text}".strip()
+    (folder / "corpus.jsonl").write_text('{"_id": 1, "text": "a number as id"}\n')
+    with pytest.raises(TaskUnavailable, match=r"corpus\.jsonl:1 is no JSON object"):
+        task_of_folder("SciFact", folder)
+
+
+def test_a_query_that_is_a_document_itself_does_not_find_itself(folder):
+    with (folder / "corpus.jsonl").open("a") as corpus:
+        corpus.write('\n{"_id": "q1", "title": "Argument", "text": "query 1"}')
+        corpus.write('\n{"_id": "q2", "text": "another text of the same id"}')
+    task = task_of_folder("ArguAna", folder)
+    assert task.itself == ((1, 3),)  # q1 alone, which is the second query
+    documents = np.eye(5, 8, dtype=np.float32)
+    queries = np.stack([documents[0], unit(documents[3:4] + 0.5 * documents[1:2])[0]])
+    served = {"fp32": (queries, documents)}
+    [row] = quality_rows(served, task.gains, task.itself)
+    assert row["ndcg_at_10"] > quality_rows(served, task.gains)[0]["ndcg_at_10"]
+    assert quality_rows(served, np.eye(2, 5)[::-1], [(0, 0)])[0]["ndcg_at_10"] < 1
+    make_result(kind="quality", what="a test", rows=[row])
+
+
+def test_a_task_that_does_not_fit_into_memory_is_refused():
+    with pytest.raises(TaskUnavailable, match=r"'NQ' has 4,000,000 queries .* 16000\d* GB"):
+        check_memory("NQ", 4_000_000, 1_000_000_000)
+    check_memory("SciFact", 300, 5_183)
+
+
+def test_figures_do_not_depend_on_how_many_queries_are_ranked_at_a_time(monkeypatch):
+    random = np.random.default_rng(1)
+    exact = unit(random.normal(size=(23, 16))), unit(random.normal(size=(50, 16)))
+    noisy = tuple(unit(part + 0.2 * random.normal(size=part.shape)) for part in exact)
+    gains = np.eye(23, 50)
+    whole = quality_rows({"fp32": exact, "int8": noisy}, gains, [(7, 3)])
+    monkeypatch.setattr(quality_served, "_QUERIES_AT_A_TIME", 5)
+    for one, other in zip(
+        whole, quality_rows({"fp32": exact, "int8": noisy}, gains, [(7, 3)]), strict=True
+    ):
+        assert one == pytest.approx(other)
+
+
+def test_a_task_has_a_digest_of_its_texts_and_judgements(folder):
+    first = task_of_folder("SciFact", folder).sha256
+    assert task_of_folder("Another", folder).sha256 == first
+    (folder / "qrels/test.tsv").write_text(QRELS.replace("d2\t1", "d2\t2"))
+    assert task_of_folder("SciFact", folder).sha256 != first
+
+
 def test_the_command_line_refuses_a_task_without_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path))
     assert cli.main(["quality", "--task", "NFCorpus"]) == 1
@@ -92,8 +153,20 @@ def test_the_data_of_a_task_is_looked_for_without_network(monkeypatch):
 
 
 def test_a_name_that_mteb_does_not_know_is_refused():
-    with pytest.raises(TaskUnavailable, match=r"no task of that name: .*Did you mean: 'STS12'"):
+    with pytest.raises(TaskUnavailable, match=r"of that name: 'STS112' not.*Did you mean: 'STS12'"):
         open_mteb_task("STS112")
+
+
+def test_a_task_of_several_says_which_part_lacks_its_data(tmp_path, monkeypatch):
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(TaskUnavailable) as refused:
+        open_mteb_task("CQADupstackRetrieval")
+    message = str(refused.value)
+    assert "'CQADupstackRetrieval' is not at hand, of its part 'CQADupstackAndroid" in message
+    assert "mteb.get_task('CQADupstackAndroid" in message
+    assert "aggregate tasks" not in message
 
 
 def test_without_mteb_the_extra_is_named(monkeypatch):

@@ -1,13 +1,19 @@
 """The soak against a fake client: what it counts, and what it must notice."""
 
 import asyncio
+import json
+import os
 import random
+import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lasttoken import DeadlineExceeded, ServerOverloaded
 from lasttoken_perf import soak
+from lasttoken_perf.errors import WrongAnswer
+from lasttoken_perf.interruption import Interrupted, signals_unwind
 
 VECTOR = np.array([0.6, 0.8], np.float32)
 
@@ -78,3 +84,57 @@ def test_a_cancelled_request_is_counted_as_such_unless_it_was_answered_before():
 def test_any_other_error_ends_the_soak():
     with pytest.raises(KeyError):
         one(KeyError("a bug"), PATIENT)
+
+
+class Soaked:
+    """In place of a server's client: the third of four requests is the last that is answered."""
+
+    def __init__(self, url, model):
+        self.asked = 0
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        pass
+
+    async def embed(self, text, **options):
+        vector = np.frombuffer(text.encode().ljust(512)[:512], np.float32)
+        if options:
+            self.asked += 1
+            if self.asked > 3:
+                signal.raise_signal(signal.SIGTERM)
+                await asyncio.sleep(60)
+        return vector
+
+
+@pytest.mark.timeout(30)
+def test_a_signal_ends_the_soak_at_once_and_keeps_its_outcomes(tmp_path, monkeypatch):
+    """Every request that a signal cancels once counted as one more that its own client gave up."""
+    monkeypatch.setattr(soak, "AsyncEmbeddingClient", Soaked)
+    monkeypatch.setattr(soak, "_CANCELLED_SHARE", 0.0)
+    output = tmp_path / "soak.json"
+    options = soak.SoakOptions(requests=1000, clients=1, distinct_texts=20)
+    server = SimpleNamespace(grpc_url="nowhere:1", pid=os.getpid())
+    with pytest.raises(Interrupted), signals_unwind():
+        soak.run_soak(server, "m", options, say=print, output=output)
+    result = json.loads(output.read_text())
+    assert result["outcomes"] == {"answered": 3}
+    assert result["interrupted"] == "SIGTERM after 3 requests"
+    assert result["seconds"] < 30
+
+
+def test_what_went_wrong_is_kept_too(tmp_path, monkeypatch):
+    async def wrong(server, model, texts, options, say, run):
+        run.outcomes["answered"] += 2
+        run.wrong.append("wrong vector for 'a'")
+        run.began_s, run.ended_s = 5.0, 7.0
+
+    monkeypatch.setattr(soak, "_soak", wrong)
+    output, options = tmp_path / "soak.json", soak.SoakOptions(requests=2, distinct_texts=20)
+    with pytest.raises(WrongAnswer, match="1 of 2 requests went wrong"):
+        soak.run_soak(None, "m", options, say=print, output=output)
+    result = json.loads(output.read_text())
+    assert (result["wrong_answers"], result["first_wrong"]) == (1, ["wrong vector for 'a'"])
+    assert result["interrupted"] == "WrongAnswer after 2 requests"
+    assert result["seconds"] == 2  # of the load, not of what is embedded before and after

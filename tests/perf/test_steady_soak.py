@@ -4,6 +4,8 @@ import asyncio
 import itertools
 import json
 import os
+import signal
+import threading
 from collections import Counter
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from lasttoken import ServerOverloaded
 from lasttoken_perf import cli
 from lasttoken_perf.errors import InvalidSoak, WrongAnswer
+from lasttoken_perf.interruption import Interrupted, signals_unwind
 from lasttoken_perf.server_processes import resident_bytes, server_processes
 from lasttoken_perf.steady.mix import KINDS, WAYS, Request, endless_requests, poisson_times_s
 from lasttoken_perf.steady.outcome import (
@@ -161,8 +164,30 @@ def test_options_must_be_positive(wrong):
 
 @pytest.mark.parametrize("arguments", [["--load", "0.5"], ["--minutes", "1", "--requests", "5"]])
 def test_arguments_that_do_not_go_together_are_refused(arguments, capsys):
-    assert cli.main(["soak", *arguments]) == 1
+    assert cli.main(["soak", *arguments]) == 2
     assert "--minutes" in capsys.readouterr().err
+
+
+@pytest.mark.server
+@pytest.mark.timeout(120)
+def test_an_interrupted_soak_keeps_what_it_measured(smollm2_server, tmp_path):
+    output = tmp_path / "soak.json"
+    options = SteadyOptions(seconds=600.0, load=0.6, capacity_seconds=1.0, clients=3, texts=1)
+
+    def say(words):
+        if words.startswith("capacity"):
+            threading.Timer(5.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    with pytest.raises(Interrupted), signals_unwind():
+        run_steady(smollm2_server, "smollm2_135m", options, say=say, output=output)
+    result = json.loads(output.read_text())
+    assert result["interrupted"].startswith("SIGTERM after ")
+    assert result["errors"] == {}
+    assert result["right"] > 0
+    assert result["requests"] == result["right"] + result["unanswered"]
+    assert 0 < result["seconds"] < 60
+    assert result["offered_requests_per_s"] == pytest.approx(result["requests"] / result["seconds"])
+    assert {row["process"] for row in result["memory"]} >= {"server", "gateway"}
 
 
 @pytest.mark.server

@@ -6,8 +6,9 @@ engine's before anything is timed: a fast wrong answer is no result.
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,12 @@ from lasttoken_export.model_config import parse_config
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.server_modules import server_module
 from lasttoken_perf.corpus import long_tailed_texts
-from lasttoken_perf.errors import WrongAnswer
-from lasttoken_perf.hf_folder import write_entry_folder, write_pooling_modules
-from lasttoken_perf.machine import describe_machine
+from lasttoken_perf.errors import MissingLibrary, WrongAnswer
+from lasttoken_perf.hf_folder import write_peer_folder
+from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.machine import device_name
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
-from lasttoken_perf.results import spread
+from lasttoken_perf.results import Row, make_result, spread
 from lasttoken_perf.served import embed_list, embed_one_by_one, read_metrics
 
 BARE, SERVED, SERVED_LIST, SENTENCE_TRANSFORMERS = (
@@ -61,22 +63,31 @@ class BenchOptions:
     cache_folder: Path | None = None
 
 
-def run_bench(options: BenchOptions, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run everything and return what the JSON file holds.
+def run_bench(
+    options: BenchOptions, *, say: Callable[[str], None], output: Path | None = None
+) -> dict[str, Any]:
+    """Run everything and return the result, with ``tokens_per_s`` and ``ratios`` beside its rows.
 
     Args:
         options: What is measured.
         say: Told what is being done.
+        output: Gets the rows that were finished, should a signal or an error end the run.
 
     Raises:
+        MissingLibrary: sentence-transformers is to be run and not installed.
         WrongAnswer: A contestant's vectors are not those of the bare engine.
         PeerFailed: A contestant's process died.
     """
+    if options.with_peers and importlib.util.find_spec("sentence_transformers") is None:
+        raise MissingLibrary(
+            "sentence-transformers is not installed beside this command; install it (make "
+            "reference), leave it out with --no-peers, or let `lasttoken-perf peers` install it"
+        )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lasttoken-bench.")))
-        say(f"exporting {options.model}")
         entry = catalogue_entry(options.model)
         checkpoint = open_checkpoint(entry.source, cache_folder=options.cache_folder)
+        say(f"exporting {options.model}")
         report = export_model(checkpoint, entry, ExportOptions(output=folder / "repository"))
         name = report.triton_name
         texts = long_tailed_texts(options.texts, seed=options.seed)
@@ -97,55 +108,97 @@ def run_bench(options: BenchOptions, *, say: Callable[[str], None]) -> dict[str,
                 folder,
             )
         )
-        server = stack.enter_context(LocalTriton(folder / "repository"))
+        server = stack.enter_context(
+            LocalTriton(folder / "repository", cache_folder=options.cache_folder)
+        )
         contestants: dict[str, Callable[[], PeerRun]] = {
             BARE: bare.corpus,
             SERVED: lambda: embed_one_by_one(server.grpc_url, name, texts, clients=options.clients),
             SERVED_LIST: lambda: embed_list(server.grpc_url, name, texts),
         }
         if options.with_peers:
-            write_entry_folder(
+            hf_folder = write_peer_folder(
                 checkpoint, entry, folder / "huggingface", cache_folder=options.cache_folder
             )
-            write_pooling_modules(
-                folder / "huggingface",
-                pooling=entry.pooling,
-                dimensions=checkpoint.config.hidden_size,
-                max_length=entry.max_length,
-            )
-            settings = {"folder": str(folder / "huggingface"), "texts": rendered,
+            settings = {"folder": str(hf_folder), "texts": rendered,
                         "queries": [], "max_length": entry.max_length}  # fmt: skip
             peer = PeerProcess("lasttoken_perf.peers.sentence_transformers", settings, folder)
             contestants[SENTENCE_TRANSFORMERS] = stack.enter_context(peer).corpus
 
         agreement = _agreement(contestants, say)
         before = read_metrics(server.metrics_url)
-        seconds: dict[str, list[float]] = {contestant: [] for contestant in contestants}
-        for repeat in range(options.repeats):
-            for contestant, run in contestants.items():
-                result = run()
-                check_vectors(result.vectors, len(texts), checkpoint.config.hidden_size)
-                seconds[contestant].append(result.seconds)
-                say(f"repeat {repeat + 1}: {contestant}: {tokens / result.seconds:.0f} tokens/s")
-        after = read_metrics(server.metrics_url)
+        rows: list[Row] = []
+
+        def result(interrupted: str | None = None) -> dict[str, Any]:
+            after = read_metrics(server.metrics_url) if interrupted is None else {}
+            return _result(options, name, rows, token_ids, interrupted) | {
+                "agreement_with_bare_engine": agreement,
+                "server_metrics": {key: after[key] - before.get(key, 0.0) for key in sorted(after)
+                                   if key.startswith("lasttoken_") and key.endswith("_total")},
+            }  # fmt: skip
+
+        def finished(ended_by: str) -> dict[str, Any] | None:
+            return result(f"{ended_by} after {len(rows)} rows") if rows else None
+
+        with rows_kept(output, finished):
+            for repeat in range(1, options.repeats + 1):
+                for contestant, run in contestants.items():
+                    done = run()
+                    check_vectors(done.vectors, len(texts), checkpoint.config.hidden_size)
+                    rows.append(_row(contestant, repeat, done.seconds, len(texts), tokens))
+                    if contestant == SERVED:
+                        rows[-1]["concurrency"] = options.clients
+                    say(f"repeat {repeat}: {contestant}: {tokens / done.seconds:.0f} tokens/s")
+            return result()
+
+
+def _row(contestant: str, repeat: int, seconds: float, texts: int, tokens: int) -> Row:
     return {
-        "what": "throughput on a long-tailed mixture of texts",
-        "model": options.model,
-        "texts": len(texts),
-        "tokens": tokens,
-        "token_lengths": {
-            f"p{p}": float(np.percentile(list(map(len, token_ids)), p))
-            for p in (0, 10, 50, 90, 99, 100)
-        },
+        "subject": contestant,
+        "device": device_name(),
+        "precision": "fp32",
+        "distribution": "mixture",
+        "load": "corpus",
+        "repeat": repeat,
         "seconds": seconds,
-        "tokens_per_s": {name: spread([tokens / s for s in all_s])
-                         for name, all_s in seconds.items()},
-        "ratios": _ratios(seconds),
-        "agreement_with_bare_engine": agreement,
-        "server_metrics": {key: after[key] - before.get(key, 0.0) for key in sorted(after)
-                           if key.startswith("lasttoken_") and key.endswith("_total")},
-        "machine": describe_machine(),
-    }  # fmt: skip
+        "texts_per_s": texts / seconds,
+        "tokens_per_s": tokens / seconds,
+    }
+
+
+def _result(
+    options: BenchOptions,
+    triton_name: str,
+    rows: Sequence[Row],
+    token_ids: Sequence[Sequence[int]],
+    interrupted: str | None,
+) -> dict[str, Any]:
+    lengths = [len(ids) for ids in token_ids]
+    seconds: dict[str, list[float]] = {}
+    for row in rows:
+        seconds.setdefault(row["subject"], []).append(row["seconds"])
+    made = make_result(
+        kind="bench",
+        what="throughput on a long-tailed mixture of texts",
+        rows=rows,
+        model={"name": options.model, "triton_name": triton_name, "precision": "fp32"},
+        workload={
+            "distribution": "mixture",
+            "seed": options.seed,
+            "texts": len(lengths),
+            "tokens": sum(lengths),
+            "token_lengths": {
+                f"p{p}": float(np.percentile(lengths, p)) for p in (0, 10, 50, 90, 99, 100)
+            },
+        },
+        settings={"clients": options.clients, "repeats": options.repeats},
+        checks={"vectors": "cosine 0.9999 or more to the bare engine's before anything was timed; "
+                "each timed run one a text, of the model's size, norm within 1e-3 of 1"},
+        packages=["sentence-transformers", "torch"],
+        interrupted=interrupted,
+    )  # fmt: skip
+    speeds = {name: spread([sum(lengths) / s for s in all_s]) for name, all_s in seconds.items()}
+    return {**made, "tokens_per_s": speeds, "ratios": _ratios(seconds)}
 
 
 def check_vectors(vectors: np.ndarray, texts: int, dimensions: int) -> None:
@@ -197,11 +250,12 @@ def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Speed of the served model over each other contestant's, repeat by repeat."""
     return {
         f"{served} / {other}": spread(
-            [theirs / ours for ours, theirs in zip(seconds[served], seconds[other], strict=True)]
+            # an interrupted run lacks the last repeat of some
+            [theirs / ours for ours, theirs in zip(seconds[served], seconds[other], strict=False)]
         )
         for served in (SERVED, SERVED_LIST)
         for other in (BARE, SENTENCE_TRANSFORMERS)
-        if other in seconds
+        if other in seconds and served in seconds
     }
 
 

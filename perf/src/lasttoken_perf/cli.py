@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lasttoken.errors import LasttokenError
-from lasttoken_export.errors import ExportError
+from lasttoken_export.errors import ExportError, InvalidOption
 from lasttoken_perf import commands
 from lasttoken_perf.command import Command, write_result
-from lasttoken_perf.errors import InvalidUsage, PerfError
+from lasttoken_perf.errors import InvalidPlan, InvalidUsage, PerfError, UnknownWorkload
 from lasttoken_perf.interruption import Interrupted, signals_unwind
 from lasttoken_perf.machine import git_revision
 from lasttoken_perf.output_file import check_output
+
+_BAD_USAGE = (InvalidUsage, InvalidOption, InvalidPlan, UnknownWorkload)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return interruption.exit_code
     except (PerfError, ExportError, LasttokenError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidUsage) else 1
+        return 2 if isinstance(error, _BAD_USAGE) else 1
     return 0
 
 

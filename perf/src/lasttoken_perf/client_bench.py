@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from lasttoken import AsyncEmbeddingClient, EmbeddingClient
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.instant_server import instant_server
+from lasttoken_perf.kept_rows import rows_kept
 from lasttoken_perf.results import Row, make_result
 
 Vectors = NDArray[np.float32]
@@ -109,17 +110,43 @@ def run_client_bench(
     *,
     say: Callable[[str], None],
     contestants: Mapping[str, Contestant] = CONTESTANTS,
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """Measure all contestants and return the result file's contents.
 
+    Args:
+        options: What is measured.
+        say: Told what is being done.
+        contestants: Who is measured.
+        output: Gets the rows that were finished, should a signal or an error end the run.
+
     Raises:
-        WrongAnswer: A contestant's vectors are not those of the first.
+        WrongAnswer: A contestant's vectors are not those of `embed` with a list.
     """
     texts = [f"request number {i} of the bench, a short text" for i in range(options.texts)]
     rows: list[Row] = []
     largest_error = 0.0
+
+    def result(interrupted: str | None = None) -> dict[str, Any]:
+        return make_result(
+            kind="client",
+            what="Vectors a second and processor time of clients, with an encoder that costs "
+            "nothing.",
+            rows=rows,
+            settings={"texts": options.texts, "in_flight": options.in_flight},
+            checks={"largest_difference": largest_error, "norms": "within 1e-4 of 1"},
+            packages=("tritonclient", "grpcio", "lasttoken"),
+            interrupted=interrupted,
+        )
+
+    def finished(ended_by: str) -> dict[str, Any] | None:
+        return result(f"{ended_by} after {len(rows)} rows") if rows else None
+
     for dimensions in options.dimensions:
-        with instant_server(dimensions, cache_folder=options.cache_folder) as served:
+        with (
+            instant_server(dimensions, cache_folder=options.cache_folder) as served,
+            rows_kept(output, finished),
+        ):
             expected = embed_list(served.grpc_url, served.model, texts, 8)
             for repeat in range(1, options.repeats + 1):
                 for subject, contestant in contestants.items():
@@ -144,14 +171,7 @@ def run_client_bench(
                             "cpu_s_per_1000_texts": cpu_s * 1000 / len(texts),
                         }
                     )
-    return make_result(
-        kind="client",
-        what="Vectors a second and processor time of clients, with an encoder that costs nothing.",
-        rows=rows,
-        settings={"texts": options.texts, "in_flight": options.in_flight},
-        checks={"largest_difference": largest_error, "norms": "within 1e-4 of 1"},
-        packages=("tritonclient", "grpcio", "lasttoken"),
-    )
+    return result()
 
 
 def table(result: Mapping[str, Any]) -> list[str]:

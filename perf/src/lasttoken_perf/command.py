@@ -22,7 +22,7 @@ class Command:
     Attributes:
         add_arguments: Puts its arguments on its parser; ``--output`` is there already.
         run: Does the work, prints the result to stdout and returns what ``--output`` writes as
-            JSON. A `PerfError` is shown without a traceback and ends with exit code 1.
+            JSON. A `PerfError` is shown without a traceback; `errors` says with which exit code.
     """
 
     add_arguments: Callable[[argparse.ArgumentParser], None]

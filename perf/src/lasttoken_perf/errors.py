@@ -11,16 +11,19 @@ PerfError
 ├── MemoryBarMissed     an export took more memory than it may
 ├── TaskUnavailable     a task's data is not at hand, or a precision cannot be served here
 ├── MissingLibrary      an optional library is not installed
-├── InvalidUsage        arguments that do not go together; the command ends with exit code 2
+├── InvalidUsage        arguments that do not go together
+│   └── InvalidSoak     a soak's duration, load or number of clients is not positive
 ├── OutputUnwritable    a file that a result goes to cannot be written
 ├── MetricsUnavailable  the address of the metrics does not answer, or knows no such model
-├── NothingMeasured     every load point was discarded
-├── InvalidSoak         a soak's duration, load or number of clients is not positive
+├── NothingMeasured     every load point was discarded, or no precision can be exported
 ├── InvalidSuite        a setting of the GPU suite, or a result file that does not belong to it
 └── InvalidPlan         the question to the planner is malformed
     ├── UnknownModel
     ├── InvalidPrices
     └── InvalidCalibration
+
+InvalidUsage, UnknownWorkload and InvalidPlan, and InvalidOption of `lasttoken_export`, are bad
+usage: the command ends with exit code 2, and with 1 after the others.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class MissingLibrary(PerfError):
 
 
 class InvalidUsage(PerfError):
-    """Arguments that do not go together; the command ends with exit code 2."""
+    """Arguments that do not go together."""
 
 
 class OutputUnwritable(PerfError):
@@ -83,10 +86,10 @@ class MetricsUnavailable(PerfError):
 
 
 class NothingMeasured(PerfError):
-    """Every load point was discarded."""
+    """Every load point was discarded, or a model can be exported in no precision."""
 
 
-class InvalidSoak(PerfError):
+class InvalidSoak(InvalidUsage):
     """A soak's duration, load or number of clients is not positive."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_export.checkpoint import fetch_packaged_files
-from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.precisions import PRECISIONS, find_precision
 from lasttoken_perf.errors import FolderInUse, NotEnoughRoom, PeerFailed, UnknownWorkload
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
@@ -54,11 +54,13 @@ def run_export_bench(
         that is calibrated.
 
     Raises:
+        InvalidOption: ONNX Runtime's CPU provider cannot run the precision.
         UnknownWorkload: The model has fewer layers.
         FolderInUse: The work folder is there.
         NotEnoughRoom: The disk has too little room.
         PeerFailed: The exporter failed.
     """
+    find_precision(precision, "onnxruntime")  # before 14 GB are written
     most = SFR_CONFIG["num_hidden_layers"]
     if layers is not None and layers > most:
         raise UnknownWorkload(f"--layers is {layers}; the model has {most}")

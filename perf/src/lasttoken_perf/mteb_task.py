@@ -45,30 +45,40 @@ def open_mteb_task(name: str) -> Any:
         TaskUnavailable: mteb has no such task, or its data is not in the local cache.
     """
     try:
+        import datasets  # noqa: F401 - without it no task has data
         import mteb
-        from datasets import config
     except ModuleNotFoundError as error:
         raise MissingLibrary(f"{_NO_MTEB} ({error})") from None
     try:
         task = mteb.get_task(name)
     except KeyError as error:
         raise TaskUnavailable(
-            f"mteb {mteb.__version__} has no task of that name: {error.args[0]}"
+            f"mteb {mteb.__version__} has no task of that name: "
+            f"{str(error.args[0]).removeprefix('KeyError: ')}"
         ) from None
-    data = task.metadata.dataset
+    for part in getattr(task, "tasks", [task]):  # an aggregate has no data of its own
+        _load(name, part)
+    return task
+
+
+def _load(name: str, task: Any) -> None:
+    """Load the data of a task, or of a part of the task of that name."""
+    from datasets import config
+
+    data, own = task.metadata.dataset, task.metadata.name
     try:
         with _without_network():
             task.load_data()
     except (OSError, ValueError) as error:  # how datasets says that its cache lacks something
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        part = "" if own == name else f", of its part {own!r}"
         raise TaskUnavailable(
-            f"the data of the task {name!r} is not at hand: {data.get('path')!r} in revision "
+            f"the data of the task {name!r} is not at hand{part}: {data.get('path')!r} in revision "
             f"{data.get('revision')!r} is not in {config.HF_DATASETS_CACHE} ({first_line}). This "
             'suite downloads no task. On a machine with network: python -c "import mteb; '
-            f"mteb.get_task('{name}').load_data()\", then copy that folder here (HF_DATASETS_CACHE "
+            f"mteb.get_task('{own}').load_data()\", then copy that folder here (HF_DATASETS_CACHE "
             "names another); or give a retrieval task's files in BEIR's layout with --data"
         ) from None
-    return task
 
 
 def score_served(url: str, model: str, task: Any) -> list[TaskScore]:

@@ -40,6 +40,28 @@ def check_output(option: str, file: Path) -> None:
         ) from None
 
 
+def check_folder(option: str, folder: Path) -> None:
+    """Check that a folder can be made, or written into, before the work; nothing is made.
+
+    Args:
+        option: Which argument names it, such as ``--folder``.
+        folder: The folder.
+
+    Raises:
+        OutputUnwritable: It cannot.
+    """
+    own = folder.absolute()
+    nearest = next(place for place in (own, *own.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OutputUnwritable(
+            f"{option} is {str(folder)!r}, and {str(nearest)!r} cannot be written into "
+            f"({error.strerror or error}); choose another"
+        ) from None
+
+
 def write_output(file: Path, text: str) -> None:
     """Write a file, in a folder that is made if need be.
 

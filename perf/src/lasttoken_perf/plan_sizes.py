@@ -12,10 +12,18 @@ import onnx_ir as ir
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
 from lasttoken_export.decoder_config import DecoderConfig
+from lasttoken_export.errors import UnsupportedDevice
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.tensorrt.library import load_library
+from lasttoken_export.tensorrt.target import (
+    TargetDevice,
+    check_precision_on_target,
+    find_target,
+)
 from lasttoken_perf.errors import PeerFailed
+from lasttoken_perf.kept_rows import rows_kept
 from lasttoken_perf.plain_calibration import PlainCalibration
 from lasttoken_perf.plan_build import PlanBuild, run_plan_build
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
@@ -36,8 +44,9 @@ def run_plan_sizes(
     compute_capability: int,
     cache_folder: Path | None,
     say: Callable[[str], None],
+    output: Path | None = None,
 ) -> dict[str, Any]:
-    """Build the plans one after the other.
+    """Build the plans one after the other; what the target cannot run is left out, and says so.
 
     Args:
         models: ``smollm2`` (whole) and ``sfr`` (one layer, and two, on random weights).
@@ -45,18 +54,56 @@ def run_plan_sizes(
         compute_capability: Target, 89 for SM89.
         cache_folder: Where weights are kept; None for the default.
         say: Told what is being done.
+        output: Gets the rows that were finished, should a signal or an error end the run.
 
     Returns:
         The result; ``rows`` has one row a plan.
 
     Raises:
+        MissingLibrary: TensorRT-RTX is not installed.
+        UnsupportedDevice: It does not build for the target, or no precision runs there.
         PeerFailed: A plan cannot be built, or its linear layers are not in its precision.
     """
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="lasttoken-plans.") as folder:
+    target = find_target(load_library("tensorrt-rtx"), compute_capability)
+    refused = {name: why for name in precisions if (why := _why_not(name, target))}
+    if len(refused) == len(set(precisions)):
+        raise UnsupportedDevice(next(iter(refused.values())))
+
+    def result(interrupted: str | None = None) -> dict[str, Any]:
+        return make_result(
+            kind="plans",
+            what="size, build time and peak memory of TensorRT-RTX plans by precision, built "
+            "without a GPU, on scales without calibration",
+            rows=rows,
+            settings={
+                "compute_capability": compute_capability,
+                "max_batch_tokens": _TOKENS,
+                "gguf_sizes_gb": GGUF_SIZES_GB,
+            },
+            checks={
+                "every linear layer and attention": "of its precision, and fused, by the listing"
+            },
+            packages=["tensorrt-rtx-cu13", "onnx-ir"],
+            interrupted=interrupted,
+        )
+
+    def finished(ended_by: str) -> dict[str, Any] | None:
+        return result(f"{ended_by} after {len(rows)} rows") if rows else None
+
+    with (
+        tempfile.TemporaryDirectory(prefix="lasttoken-plans.") as folder,
+        rows_kept(output, finished),
+    ):
         for subject, checkpoint in _checkpoints(models, Path(folder), cache_folder, say):
-            for precision in precisions:
-                say(f"{subject}, {checkpoint.config.num_layers} layers, {precision}")
+            layers = checkpoint.config.num_layers
+            for precision in dict.fromkeys(precisions):
+                say(f"{subject}, {layers} layers, {precision}")
+                if precision in refused:
+                    rows.append({"subject": subject, "precision": precision, "layers": layers,
+                                 "discarded": refused[precision]})  # fmt: skip
+                    say(f"  left out: {refused[precision]}")
+                    continue
                 build = PlanBuild(
                     graph=str(Path(folder) / "encoder.onnx"),
                     precision=precision,
@@ -66,19 +113,16 @@ def run_plan_sizes(
                 )
                 rows.append(row := _measure(subject, checkpoint, build))
                 say(f"  {row['plan_bytes'] / 1e6:.1f} MB in {row['seconds']:.1f} s")
-    return make_result(
-        kind="plans",
-        what="size, build time and peak memory of TensorRT-RTX plans by precision, built without "
-        "a GPU, on scales without calibration",
-        rows=rows,
-        settings={
-            "compute_capability": compute_capability,
-            "max_batch_tokens": _TOKENS,
-            "gguf_sizes_gb": GGUF_SIZES_GB,
-        },
-        checks={"every linear layer and attention": "of its precision, and fused, by the listing"},
-        packages=["tensorrt-rtx-cu13", "onnx-ir"],
-    )
+    return result()
+
+
+def _why_not(precision: str, target: TargetDevice) -> str:
+    """Return why a precision does not run on a target; nothing where it does."""
+    try:
+        check_precision_on_target(precision, target)
+    except UnsupportedDevice as error:
+        return str(error)
+    return ""
 
 
 def _checkpoints(
@@ -158,7 +202,7 @@ def whole_plan_bytes(rows: Iterable[Row], precision: str) -> int | None:
     sizes = {
         row["layers"]: row["plan_bytes"]
         for row in rows
-        if row["subject"] == SFR and row["precision"] == precision
+        if row["subject"] == SFR and row["precision"] == precision and "discarded" not in row
     }
     if not {1, 2} <= sizes.keys():
         return None
@@ -171,13 +215,14 @@ def plans_table(result: dict[str, Any]) -> list[str]:
         "| model | layers | precision | weights, MB | plan, MB | build, s | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in result["rows"]:
+    measured = [row for row in result["rows"] if "discarded" not in row]
+    for row in measured:
         figures = [row[name] / 1e6 for name in ("weight_bytes", "plan_bytes", "rss_bytes")]
         lines.append(
             f"| {row['subject']} | {row['layers']} | {row['precision']} | {figures[0]:.0f} | "
             f"{figures[1]:.0f} | {row['seconds']:.1f} | {figures[2]:.0f} |"
         )
-    precisions = dict.fromkeys(row["precision"] for row in result["rows"])
+    precisions = dict.fromkeys(row["precision"] for row in measured)
     sizes = {name: whole_plan_bytes(result["rows"], name) for name in precisions}
     known = {name: size for name, size in sizes.items() if size is not None}
     if known:
@@ -188,4 +233,7 @@ def plans_table(result: dict[str, Any]) -> list[str]:
         ]
         for name, size, basis in sorted(figures_gb, key=lambda figure: figure[1]):
             lines.append(f"| {name}{basis} | {size:.2f} |")
+    left_out = {row["precision"]: row["discarded"] for row in result["rows"] if "discarded" in row}
+    if left_out:
+        lines += ["", *(f"- {name} is not in the table: {why}" for name, why in left_out.items())]
     return lines

@@ -18,6 +18,8 @@ from lasttoken_perf.served import CALL_TIMEOUT_S
 
 SUBJECT = "lasttoken server"
 _PAIRS_OF_SIMILARITY = 20_000
+_QUERIES_AT_A_TIME = 256
+"""So that a large corpus's scores need not lie in memory as a whole."""
 TEXTS_A_CALL = 64
 """So that a call's time is that of a few batches, however many texts and however slow the model."""
 
@@ -37,9 +39,7 @@ def embed_task(
     Raises:
         WrongAnswer: A vector is no unit vector of that size.
     """
-    query_prompt, document_prompt = prompts_of(dict.fromkeys(prompts, ""))
-    if task.name in prompts:
-        query_prompt = task.name
+    query_prompt, document_prompt = prompts_of_task(task, prompts)
     with EmbeddingClient(url, model, on_truncation="ignore") as client:
 
         def embed(texts: Sequence[str], prompt: str | None) -> NDArray[np.float32]:
@@ -56,29 +56,34 @@ def embed_task(
         return embed(task.queries, query_prompt), embed(task.documents, document_prompt)
 
 
+def prompts_of_task(task: QualityTask, prompts: Collection[str]) -> tuple[str | None, str | None]:
+    """Return the names of the prompts of a task's queries and documents; None for the default."""
+    queries, documents = prompts_of(dict.fromkeys(prompts, ""))
+    return (task.name if task.name in prompts else queries), documents
+
+
 def quality_rows(
     vectors: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
     gains: NDArray[np.float32],
+    itself: Sequence[tuple[int, int]] = (),
 ) -> list[Row]:
     """Compare every precision with fp32.
 
     Args:
         vectors: By precision, fp32 among them: of the queries and of the documents.
         gains: ``[queries, documents]``.
+        itself: Query and document, by number, of the same text: not ranked.
     """
-    scores = {
-        precision: queries.astype(np.float64) @ documents.astype(np.float64).T
-        for precision, (queries, documents) in vectors.items()
-    }
-    exact = scores["fp32"]
-    base = ndcg(exact, gains)
+    exact = vectors["fp32"]
+    base, _ = _ranked(exact, exact, gains, itself)
+    reference = max(float(base.mean()), 1e-12)
     random = np.random.default_rng(0)
-    pairs = random.integers(0, exact.size, min(_PAIRS_OF_SIMILARITY, exact.size))
+    pairs = np.divmod(random.integers(0, gains.size, min(_PAIRS_OF_SIMILARITY, gains.size)),
+                      gains.shape[1])  # fmt: skip
     rows: list[Row] = []
-    for precision, own in scores.items():
-        found = ndcg(own, gains)
-        each = cosines(np.concatenate(vectors[precision]), np.concatenate(vectors["fp32"]))
-        reference = max(float(base.mean()), 1e-12)
+    for precision, own in vectors.items():
+        found, overlap = _ranked(own, exact, gains, itself)
+        each = cosines(np.concatenate(own), np.concatenate(exact))
         rows.append(
             {
                 "subject": SUBJECT,
@@ -86,14 +91,45 @@ def quality_rows(
                 "ndcg_at_10": float(found.mean()),
                 "ndcg_change": float((found - base).mean() / reference),
                 "ndcg_change_error": float((found - base).std() / np.sqrt(len(base)) / reference),
-                "top10_overlap": top_overlap(own, exact),
+                "top10_overlap": overlap,
                 "mean_cosine": float(each.mean()),
                 "p1_cosine": float(np.percentile(each, 1)),
                 "minimum_cosine": float(each.min()),
-                "similarity_spearman": spearman(own.ravel()[pairs], exact.ravel()[pairs]),
+                "similarity_spearman": spearman(_similarity(own, pairs), _similarity(exact, pairs)),
             }
         )
     return rows
+
+
+def _ranked(
+    own: tuple[NDArray[np.float32], NDArray[np.float32]],
+    exact: tuple[NDArray[np.float32], NDArray[np.float32]],
+    gains: NDArray[np.float32],
+    itself: Sequence[tuple[int, int]],
+) -> tuple[NDArray[np.float64], float]:
+    """Return nDCG@10 of each query and the mean top-10 overlap, some queries at a time."""
+    found, shared = [], 0.0
+    for begin in range(0, len(gains), _QUERIES_AT_A_TIME):
+        part = slice(begin, begin + _QUERIES_AT_A_TIME)
+        scores = []
+        for queries, documents in (own, exact):
+            products = queries[part].astype(np.float64) @ documents.astype(np.float64).T
+            for query, document in itself:
+                if begin <= query < begin + len(products):
+                    products[query - begin, document] = -np.inf
+            scores.append(products)
+        found.append(ndcg(scores[0], gains[part]))
+        shared += top_overlap(*scores) * len(scores[0])
+    return np.concatenate(found), shared / len(gains)
+
+
+def _similarity(
+    vectors: tuple[NDArray[np.float32], NDArray[np.float32]],
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> NDArray[np.float64]:
+    queries, documents = (v[i].astype(np.float64) for v, i in zip(vectors, pairs, strict=True))
+    similarity: NDArray[np.float64] = (queries * documents).sum(axis=1)
+    return similarity
 
 
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

@@ -16,7 +16,7 @@
     checks     what was verified of the answers, and how far they were off
     rows       one flat object a repeat and load point; its fields are those of `FIELDS`
     summary    rows that differ only in their repeat, each figure as {"min", "median", "max"}
-    interrupted  only of a measurement that a signal ended: which, after how many rows
+    interrupted  only of a measurement that a signal or an error ended: which, and what was finished
 
 A field that a row lacks was not measured; a figure is never zero for that reason. Readers (the
 report, the planner's calibration points) select rows by ``subject``, ``precision``, ``load`` and

@@ -60,6 +60,7 @@ FIELDS: dict[str, str] = {
     "engine_busy": "time of the batches over wall time; above 1 where two ran beside each other",
     # Resources.
     "cpu_cores": "processor time of the subject over wall time, in cores",
+    "other_cpu_cores": "processor time of all other programs on the same cores over wall time",
     "cpu_s_per_1000_texts": "processor seconds of the client for a thousand texts",
     "gateway_cpu_s_per_1000_texts": "processor seconds of the gateway for a thousand texts",
     "rss_bytes": "largest resident memory of the subject and its children",

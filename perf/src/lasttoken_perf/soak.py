@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,14 @@ from lasttoken import AsyncEmbeddingClient, DeadlineExceeded, ServerOverloaded
 from lasttoken.local import LocalTriton
 from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import WrongAnswer
+from lasttoken_perf.kept_rows import rows_kept
 
 _CANCELLED_SHARE = 0.1
 _SHORT_DEADLINE_SHARE = 0.1
 _BULK_SHARE = 0.3
 _PATIENCE_S = 120.0
+_TOLD = 3
+"""Of what went wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +48,29 @@ class SoakOptions:
 
 @dataclass(slots=True)
 class _Run:
+    began_s: float = 0.0
+    ended_s: float | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     rss_bytes: list[int] = field(default_factory=list)
 
 
 def run_soak(
-    server: LocalTriton, model: str, options: SoakOptions, *, say: Callable[[str], None]
+    server: LocalTriton,
+    model: str,
+    options: SoakOptions,
+    *,
+    say: Callable[[str], None],
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """Run the soak against a server and return what the JSON file holds.
+
+    Args:
+        server: The server.
+        model: The ensemble.
+        options: How long and how hard.
+        say: Told the outcomes now and then.
+        output: Where the outcomes are kept if a signal or an error ends the soak.
 
     Raises:
         WrongAnswer: A vector was not its text's, or a request ended in a way it may not.
@@ -60,25 +78,42 @@ def run_soak(
     texts = long_tailed_texts(
         options.distinct_texts, seed=options.seed, median_words=7, longest_words=60
     )
-    started_s = time.perf_counter()
-    run = asyncio.run(_soak(server, model, texts, options, say))
-    seconds = time.perf_counter() - started_s
-    ended = sum(run.outcomes.values())
-    if run.wrong or ended != options.requests:
-        raise WrongAnswer(
-            f"{len(run.wrong)} of {options.requests} requests went wrong, {ended} ended; "
-            f"the first: {run.wrong[:3]}"
-        )
-    settled = run.rss_bytes[len(run.rss_bytes) // 5 :]
-    fifth = max(1, len(settled) // 5)
-    first, last = np.median(settled[:fifth]), np.median(settled[-fifth:])
-    return {
+    run = _Run()
+
+    def finished(ended_by: str) -> dict[str, Any] | None:
+        if not run.outcomes:
+            return None
+        return _result(run, options) | {
+            "interrupted": f"{ended_by} after {run.outcomes.total()} requests"
+        }
+
+    with rows_kept(output, finished):
+        asyncio.run(_soak(server, model, texts, options, say, run))
+        if run.wrong or run.outcomes.total() != options.requests:
+            raise WrongAnswer(
+                f"{len(run.wrong)} of {options.requests} requests went wrong, "
+                f"{run.outcomes.total()} ended; the first: {run.wrong[:_TOLD]}"
+            )
+    return _result(run, options)
+
+
+def _result(run: _Run, options: SoakOptions) -> dict[str, Any]:
+    ended_s = time.perf_counter() if run.ended_s is None else run.ended_s
+    result = {
         "what": "soak with random cancels and deadlines",
         "requests": options.requests,
         "clients": options.clients,
-        "seconds": seconds,
+        "seconds": ended_s - run.began_s,
         "outcomes": dict(run.outcomes),
-        "wrong_answers": 0,
+        "wrong_answers": len(run.wrong),
+        "first_wrong": run.wrong[:_TOLD],
+    }
+    if not run.rss_bytes:  # ended before the first sample
+        return result
+    settled = run.rss_bytes[len(run.rss_bytes) // 5 :]
+    fifth = max(1, len(settled) // 5)
+    first, last = np.median(settled[:fifth]), np.median(settled[-fifth:])
+    return result | {
         "server_rss_mb": {
             "after_a_fifth": float(first) / 1e6,
             "at_the_end": float(last) / 1e6,
@@ -94,8 +129,8 @@ async def _soak(
     texts: list[str],
     options: SoakOptions,
     say: Callable[[str], None],
-) -> _Run:
-    run = _Run()
+    run: _Run,
+) -> None:
     async with AsyncEmbeddingClient(server.grpc_url, model) as client:
         # Each alone, so that the comparison below is also one of batch invariance.
         expected = {text: await client.embed(text) for text in texts}
@@ -112,13 +147,14 @@ async def _soak(
                 if number % 1000 == 999:
                     say(f"{number + 1} requests: {dict(run.outcomes)}")
 
+        run.began_s = time.perf_counter()
         await asyncio.gather(*(one_client() for _ in range(options.clients)))
+        run.ended_s = time.perf_counter()
         sampler.cancel()
         # Nothing of what was given up may be left to haunt the server.
         for text in texts[:20]:
             if not np.array_equal(await client.embed(text), expected[text]):
                 run.wrong.append(f"after the soak: {text[:60]!r}")
-    return run
 
 
 async def _one(
@@ -146,6 +182,9 @@ async def _one(
             task.cancel()
         vector = await task
     except asyncio.CancelledError:
+        if (this := asyncio.current_task()) is not None and this.cancelling():
+            task.cancel()
+            raise  # the soak is ended, not this request alone
         return "cancelled"
     except DeadlineExceeded:
         if not hasty:

@@ -30,6 +30,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             cache_folder=cache_folder(),
         ),
         say=say,
+        output=options.output,
     )
     print("\n".join(table(result)))
     return result

@@ -16,7 +16,7 @@ from lasttoken_perf.export_bench import run_export_bench
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
-        choices=list(PRECISIONS),
+        choices=[name for name, known in PRECISIONS.items() if "onnxruntime" in known.targets],
         default="fp16",
         help="a calibrated one is calibrated too (%(default)s)",
     )

@@ -20,6 +20,7 @@ from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import PerfError, WrongAnswer
 from lasttoken_perf.faults.scenarios import SCENARIOS
 from lasttoken_perf.faults.stage import Finding, Stage
+from lasttoken_perf.kept_rows import rows_kept
 from lasttoken_perf.machine import describe_machine, git_revision
 from lasttoken_perf.output_file import check_output, write_output
 from lasttoken_perf.tables import markdown_table
@@ -27,7 +28,7 @@ from lasttoken_perf.tables import markdown_table
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
-    parser.add_argument("--only", nargs="*", choices=tuple(SCENARIOS), metavar="NAME",
+    parser.add_argument("--only", nargs="+", choices=tuple(SCENARIOS), metavar="NAME",
                         help=f"of {', '.join(SCENARIOS)} (all)")  # fmt: skip
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table as Markdown")
 
@@ -37,7 +38,28 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         check_output("--table", options.table)
     findings: dict[str, Finding] = {}
     failed: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="lasttoken-faults.") as folder:
+
+    def result() -> dict[str, Any]:
+        return {
+            "what": "faults tried on a live local server",
+            "model": options.model,
+            "revision": git_revision(),
+            "machine": describe_machine(("openai", "uvicorn")),
+            "findings": [
+                {"name": name, **asdict(finding), "alerts": SCENARIOS[name].alerts}
+                for name, finding in findings.items()
+            ],
+        }
+
+    def finished(ended_by: str) -> dict[str, Any] | None:
+        if not findings:
+            return None
+        return result() | {"interrupted": f"{ended_by} after {', '.join(findings)}"}
+
+    with (
+        tempfile.TemporaryDirectory(prefix="lasttoken-faults.") as folder,
+        rows_kept(options.output, finished),
+    ):
         stage = _prepared(options.model, Path(folder))
         for name in options.only or SCENARIOS:
             say(f"fault: {name}")
@@ -48,26 +70,16 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
                 failed.append(name)
                 findings[name] = Finding(fault=name, seen=f"FAILED: {error}", lost="?", impact=None)
             say(f"{findings[name]}")
-    machine = describe_machine(("openai", "uvicorn"))
-    lines = [*_table(findings), "", *_about(options.model, machine)]
+    whole = result()
+    lines = [*_table(findings), "", *_about(options.model, whole["machine"])]
     print("\n".join(lines))
-    if options.table is not None:
+    if options.table is not None:  # never a part of the table in the place of a whole one
         write_output(options.table, "\n".join(lines) + "\n")
-    result = {
-        "what": "faults tried on a live local server",
-        "model": options.model,
-        "revision": git_revision(),
-        "machine": machine,
-        "findings": [
-            {"name": name, **asdict(finding), "alerts": SCENARIOS[name].alerts}
-            for name, finding in findings.items()
-        ],
-    }
     if failed:
         if options.output is not None:
-            write_result(result, options.output)
+            write_result(whole, options.output)
         raise WrongAnswer(f"faults that did not end as they should: {', '.join(failed)}")
-    return result
+    return whole
 
 
 def _prepared(model: str, folder: Path) -> Stage:

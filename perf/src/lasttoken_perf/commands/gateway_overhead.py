@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from lasttoken_perf.command import Command, cache_folder, positive_number, say, whole_number
+from lasttoken_perf.kept_rows import rows_kept
 from lasttoken_perf.results import make_result
 
 
@@ -20,7 +22,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    from lasttoken_perf.gateway_overhead import run_gateway_overhead
+    from lasttoken_perf.gateway_overhead import check_libraries, run_gateway_overhead
+
+    check_libraries()
+
+    def result(rows: list[dict[str, Any]], interrupted: str | None = None) -> dict[str, Any]:
+        return make_result(
+            kind="gateway-overhead",
+            what="the gateway and raw gRPC to a Triton whose encoder is instant",
+            rows=rows,
+            checks={"shape_and_norm": "of every vector"},
+            packages=("openai", "uvicorn", "starlette", "orjson", "tritonclient"),
+            interrupted=interrupted,
+        )
 
     rows = run_gateway_overhead(
         sizes=tuple(options.dimensions),
@@ -28,22 +42,26 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         share=options.share,
         cache_folder=cache_folder(),
         say=say,
+        keeping=lambda rows: rows_kept(
+            options.output,
+            lambda ended_by: result(rows, f"{ended_by} after {len(rows)} rows") if rows else None,
+        ),
     )
-    result = make_result(
-        kind="gateway-overhead",
-        what="the gateway and raw gRPC to a Triton whose encoder is instant",
-        rows=rows,
-        checks={"shape_and_norm": "of every vector"},
-        packages=("openai", "uvicorn", "starlette", "orjson", "tritonclient"),
+    whole = result(rows)
+    print("\n".join(map(line, whole["summary"])))
+    return whole
+
+
+def line(point: Mapping[str, Any]) -> str:
+    """One way at one load; the gateway's share is a dash for raw gRPC, which does not pass it."""
+    of_gateway = point.get("gateway_cpu_s_per_1000_texts")
+    share = "     -" if of_gateway is None else f"{of_gateway['median']:6.3f}"
+    return (
+        f"{point['dimensions']:5} dims  {point['concurrency']:3} x "
+        f"{point['texts_per_request']:3}  {point['subject']:14} "
+        f"{point['texts_per_s']['median']:9.0f} vectors/s   client "
+        f"{point['cpu_s_per_1000_texts']['median']:6.3f}   gateway {share} CPU s / 1,000"
     )
-    for row in result["summary"]:
-        print(
-            f"{row['dimensions']:5} dims  {row['concurrency']:3} x {row['texts_per_request']:3}  "
-            f"{row['subject']:14} {row['texts_per_s']['median']:9.0f} vectors/s   client "
-            f"{row['cpu_s_per_1000_texts']['median']:6.3f}   gateway "
-            f"{row.get('gateway_cpu_s_per_1000_texts', {}).get('median', 0):6.3f} CPU s / 1,000"
-        )
-    return result
 
 
 COMMAND = Command(add_arguments=_add_arguments, run=_run)

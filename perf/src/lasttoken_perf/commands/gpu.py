@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_perf.command import Command, positive_number, say, whole_number
+from lasttoken_perf.errors import NothingMeasured
 from lasttoken_perf.gpu_suite.render import suite_tables
 from lasttoken_perf.gpu_suite.settings import DEVICES, FLOAT_BYTES, SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import SHAPES
+from lasttoken_perf.gpu_suite.step_process import DONE
 from lasttoken_perf.gpu_suite.suite import STEPS, run_suite
 
 _DEFAULTS = {
@@ -70,6 +72,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         together=options.together,
     )
     print("\n".join(suite_tables(result)))
+    if all(result["steps"][name]["status"] != DONE for name in options.steps):
+        no_gpu = options.device == "cuda" and not result["machine"]["gpus"]
+        raise NothingMeasured(
+            "no step gave a figure; the table and the logs in "
+            f"{settings.run_folder / 'steps'} say why"
+            + ("; this machine shows no NVIDIA GPU: try --device cpu" if no_gpu else "")
+        )
     return result
 
 

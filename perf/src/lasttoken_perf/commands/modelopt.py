@@ -8,13 +8,15 @@ from typing import Any
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.quality.sets import open_set
 from lasttoken_perf.command import Command, cache_folder, say, whole_number
+from lasttoken_perf.kept_rows import rows_kept
 from lasttoken_perf.modelopt.comparison import (
     PAIRS_OF_DECODER,
     PAIRS_OF_ENCODER,
+    ModelComparison,
     compare_model,
 )
 from lasttoken_perf.modelopt.table import render
-from lasttoken_perf.results import make_result
+from lasttoken_perf.results import Row, make_result
 
 MODELS = ("smollm2-135m", "all-minilm-l6-v2")
 """Compared unless the user names others."""
@@ -34,27 +36,38 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     cache = cache_folder()
     names = list(dict.fromkeys(options.model or MODELS))
     entries = [catalogue_entry(name) for name in names]
-    found = {
-        entry.name: compare_model(
-            entry,
-            lambda pairs: open_set("debian", pairs=pairs, cache_folder=cache),
-            pairs=options.pairs,
-            cache_folder=cache,
-            say=say,
+    found: dict[str, ModelComparison] = {}
+    rows: list[Row] = []
+
+    def result(interrupted: str | None = None) -> dict[str, Any]:
+        versions = next((dict(comparison.versions) for comparison in found.values()), {})
+        return make_result(
+            kind="modelopt",
+            what="our calibration and nvidia-modelopt's against fp32, on the same rows of tokens",
+            rows=rows,
+            model={"names": names},
+            workload={name: comparison.workload for name, comparison in found.items()},
+            settings={"versions": versions},
+            checks={name: comparison.checks for name, comparison in found.items()},
+            interrupted=interrupted,
         )
-        for entry in entries
-    }
-    result = make_result(
-        kind="modelopt",
-        what="our calibration and nvidia-modelopt's against fp32, on the same rows of tokens",
-        rows=[row for comparison in found.values() for row in comparison.rows],
-        model={"names": names},
-        workload={name: comparison.workload for name, comparison in found.items()},
-        settings={"versions": dict(found[names[0]].versions)},
-        checks={name: comparison.checks for name, comparison in found.items()},
-    )
-    print("\n".join(render(result)))
-    return result
+
+    def finished(ended_by: str) -> dict[str, Any] | None:
+        return result(f"{ended_by} after {len(rows)} rows") if rows else None
+
+    with rows_kept(options.output, finished):
+        for entry in entries:
+            found[entry.name] = compare_model(
+                entry,
+                lambda pairs: open_set("debian", pairs=pairs, cache_folder=cache),
+                pairs=options.pairs,
+                cache_folder=cache,
+                say=say,
+                on_row=rows.append,
+            )
+    made = result()
+    print("\n".join(render(made)))
+    return made
 
 
 COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -9,6 +9,7 @@ from typing import Any
 from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, whole_number
 from lasttoken_perf.peers.compare import CompareOptions, run_compare
 from lasttoken_perf.peers.contestants import PEERS
+from lasttoken_perf.peers.other_load import OTHER_CORES_BAR
 from lasttoken_perf.tables import markdown_table, median
 
 
@@ -50,6 +51,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             cache_folder=cache_folder(),
         ),
         say=say,
+        output=options.output,
     )
     print("\n".join(peers_table(result)))
     return result
@@ -85,8 +87,22 @@ def peers_table(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from markdown_table(
         ["cannot run here", "why"],
-        ([name, why.splitlines()[0]] for name, why in result["unavailable"].items()),
+        ([name, in_short(why)] for name, why in result["unavailable"].items()),
     )
+    others = max((row.get("other_cpu_cores", 0.0) for row in result.get("rows", ())), default=0.0)
+    if others > OTHER_CORES_BAR:
+        yield ""
+        yield (
+            f"Other programs took up to {others:.1f} of the cores while this was timed: neither "
+            "figures nor ratios hold; repeat it on a quiet machine."
+        )
+
+
+def in_short(why: str) -> str:
+    """Return a reason on one line: what failed and, where output follows, its last words."""
+    first, *output = [line.strip() for line in why.splitlines() if line.strip()] or [""]
+    said = f"{first} {output[-1]}" if output and first.endswith(":") else first
+    return said.replace("|", "\\|")
 
 
 COMMAND = Command(add_arguments=_add_arguments, run=_run)

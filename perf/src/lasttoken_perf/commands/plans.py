@@ -29,6 +29,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         compute_capability=parse_capability(options.compute_capability),
         cache_folder=cache_folder(),
         say=say,
+        output=options.output,
     )
     print("\n".join(plans_table(result)))
     return result

@@ -57,7 +57,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             raise InvalidSoak("--load and --capacity-seconds go with --minutes")
         wanted = SoakOptions(**hurried)
         result = _with_server(
-            options.model, lambda server, model: run_soak(server, model, wanted, say=say)
+            options.model,
+            lambda server, model: run_soak(server, model, wanted, say=say, output=options.output),
         )
         print(json.dumps(result, indent=1))
         return result
@@ -65,7 +66,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         raise InvalidSoak("give --minutes or --requests, not both")
     asked = SteadyOptions(seconds=60 * options.minutes, **steady, **hurried)
     result = _with_server(
-        options.model, lambda server, model: run_steady(server, model, asked, say=say)
+        options.model,
+        lambda server, model: run_steady(server, model, asked, say=say, output=options.output),
     )
     print("\n".join(_tables(result)))
     if result["errors"]:

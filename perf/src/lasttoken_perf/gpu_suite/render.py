@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lasttoken_perf.gpu_suite.suite import why_not
+from lasttoken_perf.gpu_suite.suite import in_short, why_not
 from lasttoken_perf.tables import markdown_table, median
 
 
@@ -16,7 +16,7 @@ def suite_tables(result: Mapping[str, Any]) -> Iterator[str]:
         by_load.setdefault(str(point.get("load")), []).append(point)
     yield from markdown_table(
         ["ceiling", "precision", "TFLOP/s", "GB/s"],
-        ([_who(p), str(p["precision"]), _scaled(p, "flops_per_s", 1e12, ".2f"),
+        ([_who(p), str(p["precision"]), _scaled(p, "flops_per_s", 1e12, "#.3g"),
           _scaled(p, "bytes_per_s", 1e9, ".0f")] for p in by_load.get("ceiling", ())),
     )  # fmt: skip
     yield ""
@@ -48,11 +48,19 @@ def suite_tables(result: Mapping[str, Any]) -> Iterator[str]:
         ([name, *(f"{ratio[key]:.2f}" for key in ("median", "min", "max"))]
          for name, ratio in result["ratios"].items()),
     )  # fmt: skip
-    yield ""
-    yield from markdown_table(
-        ["no figure", "why"],
-        ([name, (why.splitlines() or [""])[0]] for name, why in why_not(result).items()),
-    )
+    shares = [p["fraction_of_ceiling"]["median"] for p in by_load.get("corpus", ())
+              if "fraction_of_ceiling" in p]  # fmt: skip
+    if max(shares, default=0.0) > 1:
+        yield ""
+        yield (
+            "A share above 100 % says that the ceiling was measured too low, as by a busy machine "
+            "or with matrices too small to fill it: repeat the step `ceilings` on an idle one."
+        )
+    if missing := why_not(result):
+        yield ""
+        yield from markdown_table(
+            ["no figure", "why"], ([name, in_short(why)] for name, why in missing.items())
+        )
 
 
 def _who(point: Mapping[str, Any]) -> str:

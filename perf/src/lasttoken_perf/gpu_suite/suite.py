@@ -14,6 +14,7 @@ from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import CATALOGUE_NAMES, SHAPES, shape_account
 from lasttoken_perf.gpu_suite.step_process import DONE, run_step, run_step_here
 from lasttoken_perf.gpu_suite.token_rows import CORPORA, QUERIES, make_rows
+from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.results import Row, make_result, read_result
 
@@ -32,6 +33,7 @@ STEPS: Mapping[str, str] = {
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime-gpu", "flash-attn",
              "tensorrt", "tensorrt-rtx-cu13", "cuda-bindings")  # fmt: skip
+TRACEBACK = "Traceback (most recent call last):"
 _NOT_COMPARED = ("work_folder",)
 
 
@@ -64,15 +66,20 @@ def run_suite(
     result: dict[str, Any] = {}
     for name in (name for name in steps if name in names):
         say(f"{name} ...")
-        outcome = (
-            run_step_here(steps[name], settings)
-            if together
-            else run_step(
-                steps[name], settings, limit_s=limit_s, folder=settings.run_folder / "steps"
+        try:
+            outcome = (
+                run_step_here(steps[name], settings)
+                if together
+                else run_step(
+                    steps[name], settings, limit_s=limit_s, folder=settings.run_folder / "steps"
+                )
             )
-        )
-        first_line = (outcome.reason.splitlines() or [""])[0]
-        say(f"{name}: {outcome.status} in {outcome.seconds:.1f} s {first_line}".rstrip())
+        except Interrupted as interruption:
+            if output is not None and outcomes:
+                interruption.kept = f"; in {output}: {', '.join(outcomes)}"
+            raise
+        reason = in_short(outcome.reason)
+        say(f"{name}: {outcome.status} in {outcome.seconds:.1f} s {reason}".rstrip())
         outcomes[name] = outcome.to_json()
         result = assemble(outcomes, settings)
         if output is not None:
@@ -117,6 +124,14 @@ def assemble(outcomes: Mapping[str, Mapping[str, Any]], settings: SuiteSettings)
         packages=_PACKAGES,
     )
     return {**result, "ratios": ratios(result["rows"]), "steps": dict(outcomes)}
+
+
+def in_short(reason: str) -> str:
+    """Return a reason in a line: of a traceback that is the last, which names the error."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()] or [""]
+    if not lines[0].endswith(TRACEBACK) or len(lines) == 1:
+        return lines[0]
+    return lines[0].removesuffix(TRACEBACK) + lines[-1]
 
 
 def why_not(result: Mapping[str, Any]) -> dict[str, str]:

@@ -81,6 +81,7 @@ def compare_model(
     pairs: int | None,
     cache_folder: Path | None,
     say: Callable[[str], None],
+    on_row: Callable[[Row], None] | None = None,
 ) -> ModelComparison:
     """Measure every scheme of modelopt's and every graph of ours.
 
@@ -90,6 +91,7 @@ def compare_model(
         pairs: How many; None for `default_pairs`.
         cache_folder: Where weights and environments are kept; None for the default.
         say: Told what is being done.
+        on_row: Told each row as soon as it is measured; None for nobody.
 
     Raises:
         ToolUnavailable: modelopt's environment cannot be made.
@@ -121,11 +123,17 @@ def compare_model(
         unquantised = quantise(model, UNQUANTISED)
         lowest = check_same_model(unquantised.vectors, reference, entry.name)
         result: list[Row] = []
+
+        def keep(row: Row) -> None:
+            result.append(row)
+            if on_row is not None:
+                on_row(row)
+
         quantised: dict[str, Any] = {}
         for scheme, found in _all_schemes(model, say):
             figures = quality_figures(found.vectors, reference, queries=len(texts.queries))
             version = found.versions["nvidia-modelopt"]
-            result.append(_row(entry.name, MODELOPT, version, scheme, figures))
+            keep(_row(entry.name, MODELOPT, version, scheme, figures))
             quantised[scheme.variant] = describe_quantised(found)
             say(_in_short(figures))
     for own in OWN_GRAPHS:
@@ -134,7 +142,7 @@ def compare_model(
             checkpoint, entry, own, rows, reference,
             queries=len(texts.queries), cache_folder=cache_folder,
         )  # fmt: skip
-        result.append(_row(entry.name, OURS, __version__, own, figures))
+        keep(_row(entry.name, OURS, __version__, own, figures))
         say(_in_short(figures))
     widths = unquantised.input_widths
     return ModelComparison(

@@ -14,19 +14,35 @@ from lasttoken_perf.peers.environment import install_peer, peer_variables, stage
 from lasttoken_perf.peers.http_server import HttpPeer
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
 
+BARE, SERVED = "bare engine", "lasttoken server"
 LIBRARY, SERVER = "library", "server"
 CORPUS, MIXED, SINGLE = "corpus", "mixed", "single"
 LIST_SIZE = 32
 """Texts of a request when a corpus is sent to a peer's server, two requests at a time."""
 
-GPU_PEERS = {
-    "vLLM": "vllm serve MODEL --task embed --dtype bfloat16 --port 8080",
-    "text-embeddings-inference": (
-        "docker run --gpus all -p 8080:80 ghcr.io/huggingface/text-embeddings-inference:1.8 "
-        "--model-id MODEL --dtype float16 --pooling last-token"
-    ),
-}
-"""Peers that need a GPU machine, and how they are started there; both speak /v1/embeddings."""
+_TEI_POOLING = {"last_token": "last-token", "cls": "cls", "mean": "mean"}
+
+
+def not_started(pooling: str) -> dict[str, str]:
+    """Return peers that this suite does not start, with the reason and how a user starts them.
+
+    Both speak ``/v1/embeddings``.
+
+    Args:
+        pooling: ``last_token``, ``cls`` or ``mean``.
+
+    Source: https://docs.vllm.ai/en/v0.18.0/models/pooling_models and
+    https://huggingface.co/docs/text-embeddings-inference/quick_tour
+    """
+    image = "ghcr.io/huggingface/text-embeddings-inference"
+    options = f"--model-id MODEL --pooling {_TEI_POOLING[pooling]}"
+    return {
+        "vLLM": "needs a GPU machine; there: vllm serve MODEL --runner pooling --dtype bfloat16 "
+        "--port 8080",
+        "text-embeddings-inference": "comes as a container, and this suite starts none; with a "
+        f"GPU: docker run --gpus all -p 8080:80 {image}:1.8 {options} --dtype float16; without: "
+        f"docker run -p 8080:80 {image}:cpu-1.8 {options}",
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +134,7 @@ def start_peer(
             write_llama_cpp_file(peer, material, python, variables)
         say(f"starting {peer.name}")
         return peer.start(peer, material, python, variables, stack)
-    except (ToolUnavailable, PeerFailed) as error:
+    except (ToolUnavailable, PeerFailed, OSError) as error:
         return str(error)
 
 

@@ -7,6 +7,7 @@ and says ``{"seconds": ..., "latency_ms": [...]}``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -119,8 +120,9 @@ class PeerProcess:
 
     def _tell(self, word: str) -> PeerRun:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is dead: reading tells its last words
+            self._process.stdin.write(f"{word}\n")
+            self._process.stdin.flush()
         answer = self._read()
         return PeerRun(
             seconds=answer["seconds"],
@@ -145,7 +147,10 @@ class PeerProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # of a word that a dead process has not read
+                    stream.close()
 
     def __enter__(self) -> Self:
         return self

@@ -54,6 +54,8 @@ def load(settings: dict[str, Any]) -> Embedder:
         if pooling == "mean":
             weights = mask.unsqueeze(-1).float()
             pooled = (hidden * weights).sum(1) / weights.sum(1)
+        elif pooling == "cls":
+            pooled = hidden[:, 0]
         else:
             pooled = hidden[torch.arange(len(batch)), mask.sum(1) - 1]
         vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=1).numpy()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +9,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-import lasttoken_export
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.packed_graph import EmbeddingContract
-from lasttoken_export.model_sources import model_sources
 from lasttoken_export.precisions import safe_precisions
 from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.retrieval_set import RetrievalSet
@@ -29,7 +25,6 @@ from lasttoken_export.quality.verify_repository import (
 )
 
 TARGET = "onnxruntime"
-_CODE = "code-"
 _EMBEDDING_TABLES = ("embed_tokens", "word_embeddings")
 
 
@@ -58,19 +53,16 @@ def export_precisions(
 ) -> list[PrecisionExport]:
     """Export every precision that ONNX Runtime's CPU provider runs, unless it lies there already.
 
-    What another revision of the exporter or of the served models wrote there is written anew.
-
     The gate of the export is left out: a precision that misses it belongs in the table too.
 
     Args:
         checkpoint: The weights.
         entry: The contract that they are served by.
-        repository: Where a Triton model repository is kept; each precision is a model of its own
-            there.
+        repository: The Triton model repository, of `exports_folder`; each precision is a model of
+            its own there.
         only: Of these precisions; None for all.
         say: Told what is being done.
     """
-    repository = _of_this_code(repository)
     found = []
     for precision in safe_precisions(TARGET, entry.precisions):
         if only is not None and precision not in only:
@@ -94,22 +86,6 @@ def export_precisions(
             PrecisionExport(precision=precision, artefact=open_artefact(repository / name))
         )
     return found
-
-
-def _of_this_code(folder: Path) -> Path:
-    """Return the subfolder of what this code exports; those of other code are removed."""
-    digest = hashlib.sha256()
-    sources = (Path(lasttoken_export.__file__).parent, model_sources())
-    for source in sources:
-        for path in sorted(source.rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
-                digest.update(f"{path.relative_to(source)}\0".encode())
-                digest.update(path.read_bytes())
-    own = folder / f"{_CODE}{digest.hexdigest()[:16]}"
-    for other in folder.glob(f"{_CODE}*"):
-        if other != own:
-            shutil.rmtree(other)
-    return own
 
 
 def with_quality(

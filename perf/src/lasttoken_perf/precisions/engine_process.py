@@ -7,6 +7,7 @@ far and the vectors' norms.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -57,10 +58,11 @@ class EngineProcess:
             WrongAnswer: A vector is no unit vector.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(
-            json.dumps({"batch_tokens": batch_tokens, "batches": batches}) + "\n"
-        )
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is dead: reading says so
+            self._process.stdin.write(
+                json.dumps({"batch_tokens": batch_tokens, "batches": batches}) + "\n"
+            )
+            self._process.stdin.flush()
         answer = self._read()
         rows = max(1, batch_tokens // ROW_TOKENS)
         if answer["shape"] != [rows, self.dimensions] or not answer["norm_error"] <= 1e-3:
@@ -94,7 +96,8 @@ class EngineProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
 
 def rows_of_batch(batch_tokens: int, vocab_size: int) -> tuple[Any, Any]:

@@ -25,14 +25,16 @@ def readme_block(bench: dict[str, Any]) -> str:
     Args:
         bench: What ``lasttoken-perf bench`` wrote.
     """
-    speeds, ratios, lengths = bench["tokens_per_s"], bench["ratios"], bench["token_lengths"]
+    workload = bench.get("workload", bench)  # files of before it had one hold the same keys above
+    model = bench["model"] if isinstance(bench["model"], str) else bench["model"]["name"]
+    speeds, ratios, lengths = bench["tokens_per_s"], bench["ratios"], workload["token_lengths"]
     machine = bench["machine"]
     other = str(machine["packages"].get("sentence-transformers", "")).partition(".")[0]
     lines = [
-        f"{bench['model']} in fp32, {bench['texts']} texts ({lengths['p0']:.0f} to "
-        f"{lengths['p100']:.0f} tokens, {bench['tokens']:,} in all), {machine['cores']} cores of "
-        f"{machine['processor']}, one run of `make bench` that alternates the contestants. Ratios "
-        "are medians of the repeats.",
+        f"{model} in fp32, {workload['texts']} texts ({lengths['p0']:.0f} to "
+        f"{lengths['p100']:.0f} tokens, {workload['tokens']:,} in all), {machine['cores']} cores "
+        f"of {machine['processor']}, one run of `make bench` that alternates the contestants. "
+        "Ratios are medians of the repeats.",
         "",
         "| | tokens/s | served / it |",
         "|---|---|---|",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from lasttoken.local import LocalTriton
 from lasttoken_perf.corpus import texts_of
 from lasttoken_perf.errors import InvalidSoak, WrongAnswer
 from lasttoken_perf.gateway_process import gateway_process
+from lasttoken_perf.kept_rows import rows_kept
 from lasttoken_perf.machine import describe_machine, git_revision
 from lasttoken_perf.server_figures import figures, settled_scrape
 from lasttoken_perf.server_processes import resident_bytes, server_processes
@@ -60,12 +62,36 @@ class SteadyOptions:
                 raise InvalidSoak(f"{name} is {getattr(self, name)!r}; it must be positive")
 
 
+@dataclass(slots=True)
+class _Run:
+    """What is known so far; ``begin_s`` on `time.perf_counter`, None before the load begins."""
+
+    capacity_per_s: float = 0.0
+    due_s: Sequence[float] = ()
+    begin_s: float | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    other_outcomes: list[Outcome] = field(default_factory=list)
+    memory: Memory = field(default_factory=dict)
+
+
 def run_steady(
-    server: LocalTriton, model: str, options: SteadyOptions, *, say: Callable[[str], None]
+    server: LocalTriton,
+    model: str,
+    options: SteadyOptions,
+    *,
+    say: Callable[[str], None],
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """Run the soak against a server, with a gateway of its own, and return the result.
 
     The caller looks at ``errors``: a soak with errors is still a result.
+
+    Args:
+        server: The server.
+        model: The ensemble.
+        options: How long and how hard.
+        say: Told the figures of each minute.
+        output: Where the result so far is kept if a signal or an error ends the soak.
 
     Raises:
         InvalidSoak: No request falls within the time.
@@ -73,10 +99,19 @@ def run_steady(
             measured.
         MissingLibrary: The gateway's libraries or the openai package are not installed.
     """
-    with gateway_process(server.grpc_url) as gateway:
+    run = _Run()
+
+    def finished(ended_by: str) -> dict[str, Any] | None:
+        if run.begin_s is None or not run.outcomes:
+            return None
+        seconds = min(time.perf_counter() - run.begin_s, options.seconds)
+        result = _result(run, model, options, seconds=seconds, stretch_s=seconds)
+        return result | {"interrupted": f"{ended_by} after {seconds:.0f} s"}
+
+    with gateway_process(server.grpc_url) as gateway, rows_kept(output, finished):
         processes = server_processes(server.pid)
         processes["gateway"] = psutil.Process(gateway.process.pid)
-        return asyncio.run(_run(server, gateway.url, model, processes, options, say))
+        return asyncio.run(_run(server, gateway.url, model, processes, options, say, run))
 
 
 async def _run(
@@ -86,6 +121,7 @@ async def _run(
     processes: Mapping[str, psutil.Process],
     options: SteadyOptions,
     say: Callable[[str], None],
+    run: _Run,
 ) -> dict[str, Any]:
     texts = {
         kind.distribution: texts_of(kind.distribution, options.texts, seed=options.seed)
@@ -97,47 +133,65 @@ async def _run(
     assert server.metrics_url is not None, "the server was started without metrics"
     async with Traffic(server.grpc_url, gateway_url, model, expected) as traffic:
         await traffic.closed(requests, clients=options.clients, seconds=options.capacity_seconds)
-        warm = traffic.outcomes
-        capacity_per_s = capacity(warm)
-        rate_per_s = options.load * capacity_per_s
-        say(f"capacity {capacity_per_s:.2f} requests/s, offering {rate_per_s:.2f}/s")
-        traffic.outcomes = []
-        due_s = poisson_times_s(rate_per_s, options.seconds, seed=options.seed + 1)
-        if not due_s:
+        run.other_outcomes += traffic.outcomes
+        run.capacity_per_s = capacity(traffic.outcomes)
+        rate_per_s = options.load * run.capacity_per_s
+        say(f"capacity {run.capacity_per_s:.2f} requests/s, offering {rate_per_s:.2f}/s")
+        traffic.outcomes = run.outcomes
+        run.due_s = poisson_times_s(rate_per_s, options.seconds, seed=options.seed + 1)
+        if not run.due_s:
             raise InvalidSoak(f"no request falls within {options.seconds:g} s; soak for longer")
-        before, begin_s = settled_scrape(server.metrics_url), time.perf_counter()
-        memory: Memory = {name: [] for name in processes}
+        before, run.begin_s = settled_scrape(server.metrics_url), time.perf_counter()
+        run.memory |= {name: [] for name in processes}
         watching = [
-            asyncio.create_task(_watch_memory(processes, memory, options.seconds)),
-            asyncio.create_task(_report(traffic, memory, say)),
+            asyncio.create_task(_watch_memory(processes, run.memory, options.seconds)),
+            asyncio.create_task(_report(traffic, run.memory, say)),
         ]
-        await traffic.open(requests, due_s)
-        seconds = time.perf_counter() - begin_s
+        await traffic.open(requests, run.due_s)
+        seconds = time.perf_counter() - run.begin_s
         for task in watching:
             task.cancel()
         after = settled_scrape(server.metrics_url)
-        outcomes, traffic.outcomes = traffic.outcomes, []
         # Nothing may be left over: the same texts again, now that the load is gone.
+        traffic.outcomes = []
         again = endless_requests(texts, seed=options.seed + 2)
         for _ in range(_AFTERWARDS):
             await traffic.once(next(again))
-        afterwards = traffic.outcomes
+        run.other_outcomes += traffic.outcomes
+    return _result(run, model, options, seconds=seconds, stretch_s=options.seconds) | {
+        "server": figures(before, after, model, seconds)
+    }
+
+
+def _result(
+    run: _Run, model: str, options: SteadyOptions, *, seconds: float, stretch_s: float
+) -> dict[str, Any]:
+    """Return what the soak has come to; requests that are still in flight count as unanswered.
+
+    Args:
+        run: What is known.
+        model: The ensemble.
+        options: What was asked for.
+        seconds: From the begin of the load to its last answer, or to its interruption.
+        stretch_s: In which requests were due: all of the asked for, or up to the interruption.
+    """
+    offered = sum(due_s <= stretch_s for due_s in run.due_s)
     return {
         "what": "mixed traffic at a share of the capacity: errors, drift of memory and of latency",
         "model": model,
         "revision": git_revision(),
         "machine": describe_machine(("openai", "uvicorn")),
         "settings": asdict(options) | {"mix": [asdict(kind) for kind in KINDS]},
-        "capacity_requests_per_s": capacity_per_s,
-        "offered_requests_per_s": len(due_s) / options.seconds,
+        "capacity_requests_per_s": run.capacity_per_s,
+        "offered_requests_per_s": offered / stretch_s,
         "seconds": seconds,
-        "requests": len(due_s),
-        "right": sum(outcome.result == RIGHT for outcome in outcomes),
-        "errors": errors_of([*warm, *outcomes, *afterwards]),
-        "sent_late_p99_ms": 1e3 * float(np.percentile([o.late_s for o in outcomes], 99)),
-        "latency": latency_rows(outcomes, options.seconds),
-        "memory": list(memory_rows(memory)),
-        "server": figures(before, after, model, seconds),
+        "requests": offered,
+        "unanswered": offered - len(run.outcomes),
+        "right": sum(outcome.result == RIGHT for outcome in run.outcomes),
+        "errors": errors_of([*run.other_outcomes, *run.outcomes]),
+        "sent_late_p99_ms": 1e3 * float(np.percentile([o.late_s for o in run.outcomes], 99)),
+        "latency": latency_rows(run.outcomes, stretch_s),
+        "memory": list(memory_rows(run.memory)),
     }
 
 

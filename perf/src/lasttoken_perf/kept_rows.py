@@ -1,0 +1,53 @@
+"""Rows that were measured before a signal or an error are written all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lasttoken.errors import LasttokenError
+from lasttoken_export.errors import ExportError
+from lasttoken_perf.command import as_json, say
+from lasttoken_perf.errors import OutputUnwritable, PerfError
+from lasttoken_perf.interruption import Interrupted
+from lasttoken_perf.output_file import write_output
+
+Finished = Callable[[str], dict[str, Any] | None]
+
+
+@contextmanager
+def rows_kept(output: Path | None, finished: Finished) -> Iterator[None]:
+    """Write what was finished to ``--output`` if the block is ended by a signal or a typed error.
+
+    Enter it inside the blocks that hold servers: not every caller waits until these are stopped.
+
+    Args:
+        output: The file; None where the user names none.
+        finished: Is told in a few words what ended the block, and returns the result of what was
+            finished by then; None where that is nothing.
+    """
+    try:
+        yield
+    except Interrupted as interruption:
+        if interruption.finished is None:  # else a block within has written it
+            interruption.finished = finished(str(interruption))
+            kept = _write(output, interruption.finished)
+            interruption.kept = f"; {kept}" if kept else ""
+        raise
+    except (PerfError, ExportError, LasttokenError) as error:
+        if kept := _write(output, finished(type(error).__name__)):
+            say(kept)
+        raise
+
+
+def _write(output: Path | None, result: dict[str, Any] | None) -> str:
+    """Write a result; returns what the user is told of it."""
+    if output is None or result is None:
+        return ""
+    try:
+        write_output(output, as_json(result))
+    except OutputUnwritable as error:
+        return str(error)
+    return f"what was finished before it is in {output}"
