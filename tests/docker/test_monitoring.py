@@ -15,7 +15,7 @@ import yaml
 from docker.helm_program import default_cache
 from docker.prometheus_programs import prometheus_program
 from lasttoken import EmbeddingClient
-from lasttoken.gateway.openapi import DIALECTS
+from lasttoken.gateway.dialects import DIALECTS
 from lasttoken.local.ports import free_ports
 
 DOCKER = Path(__file__).parents[2] / "docker"

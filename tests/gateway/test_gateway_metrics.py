@@ -7,9 +7,9 @@ import re
 import pytest
 
 from lasttoken.gateway import GatewaySettings
+from lasttoken.gateway.dialects import DIALECTS
 from lasttoken.gateway.gateway_metrics import GatewayMetrics
 from lasttoken.gateway.gateway_state import Gateway
-from lasttoken.gateway.openapi import DIALECTS
 from lasttoken.gateway.refusals import KIND_OF_ERROR, refusal_of
 
 ALICE, BOB = "a" * 20, "b" * 20

@@ -105,7 +105,7 @@ def test_a_request_may_leave_out_the_only_model(http, path, payload):
 
 
 def test_unknown_routes_and_methods(http):
-    assert http.get("/v2/nope").json()["error"]["code"] == "unknown_url"
+    assert http.get("/v3/nope").json()["error"]["code"] == "unknown_url"
     answer = http.get("/v1/embeddings")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["error"]["code"] == "method_not_allowed"

@@ -91,6 +91,39 @@ def test_sigterm_answers_what_is_in_flight_and_says_not_ready_first(toy_server, 
         assert gateway.events()[-1]["event"] == "stopped"
 
 
+@pytest.mark.parametrize("stop", ["two signals", "drain timeout"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embed"])
+def test_a_request_that_a_stop_cuts_short_is_told_so(toy_server, tmp_path, stop, path):
+    """As Ctrl-C twice, and as a request that takes longer than draining may."""
+    payload = {"input": "SLEEP 8"} if path == "/v1/embeddings" else {"inputs": "SLEEP 8"}
+    options = ("--default-model", "toy_embedder", "--drain-timeout", "1")
+    if stop == "two signals":
+        options = options[:2]
+    with GatewayProcess(toy_server.grpc_url, tmp_path / "log", *options) as gateway:
+        headers = {"x-request-id": "cut-short"}
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(
+                httpx.post, f"{gateway.url}{path}", json=payload, headers=headers, timeout=60
+            )
+            deadline = time.monotonic() + 20
+            while gateway.metric("lasttoken_gateway_in_flight_requests") < 1:
+                assert time.monotonic() < deadline
+            gateway.process.send_signal(signal.SIGINT)
+            if stop == "two signals":
+                time.sleep(0.5)
+                gateway.process.send_signal(signal.SIGINT)
+            answer = future.result()
+        assert answer.status_code == 503
+        assert "shutting down" in answer.text
+        assert answer.headers["retry-after"] == "1"
+        assert gateway.process.wait(20) == 130
+        event = gateway.event_of("cut-short")
+        assert (event["status"], event["error"]) == (503, "shutting_down")
+        log = gateway.log.read_text()
+        assert "Exception in" not in log
+        assert "Traceback" not in log
+
+
 def test_no_more_work_is_taken_than_is_said(small_server, tmp_path):
     log = tmp_path / "log"
     with GatewayProcess(small_server.grpc_url, log, "--max-in-flight", "1") as gateway:

@@ -27,8 +27,9 @@ CHECKS = [
 ]
 
 
-OPERATIONS = ("POST /v1/embeddings", "POST /embed", "POST /api/embed", "POST /v2/embed",
-              "GET /v1/models", "GET /v1/models/{model}", "GET /info")  # fmt: skip
+OPERATIONS = ("POST /v1/embeddings", "POST /embed", "POST /api/embed", "POST /api/embeddings",
+              "POST /v2/embed", "GET /v1/models", "GET /v1/models/{model}",
+              "GET /info")  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
@@ -62,7 +63,7 @@ def test_every_route_is_in_the_document(small_http):
     paths = small_http.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/embed", "/info", "/api/embed",
-        "/v2/embed", "/health", "/ready",
+        "/api/embeddings", "/v2/embed", "/health", "/ready",
     }  # fmt: skip
     for path, methods in paths.items():
         for method, described in methods.items():

@@ -80,6 +80,30 @@ def test_ollama(gateway, expected):
         client.embed(MODEL, LONG, truncate=False)
 
 
+def test_ollama_of_one_text(gateway, expected):
+    """As clients before `/api/embed` ask, such as langchain_community's OllamaEmbeddings."""
+    client = ollama.Client(gateway.url)
+    answer = client.embeddings(f"{MODEL}:latest", TEXTS[1], keep_alive="5m", options={"num_ctx": 9})
+    assert same([answer.embedding], expected.vectors[1:2])
+    with pytest.raises(ollama.ResponseError, match="'gpt' does not exist") as error:
+        client.embeddings("gpt", "x")
+    assert error.value.status_code == 404
+
+
+def test_what_is_not_there_is_said_in_the_shape_of_the_server_that_has_it(http):
+    tags = http.get("/api/tags")
+    assert tags.status_code == 404
+    assert tags.json() == {"error": "there is no GET /api/tags here; see /openapi.json"}
+    assert http.get("/api/embed").json() == {"error": "/api/embed takes no GET"}
+    assert http.get("/embed").json()["error_type"] == "Backend"
+    assert set(http.post("/v2/chat").json()) == {"id", "message"}
+    for path in ("/v1/chat/completions", "/v3/embed", "/api", "/rerank"):
+        answer = http.post(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+    with pytest.raises(ollama.ResponseError, match="there is no GET /api/tags here"):
+        ollama.Client(str(http.base_url)).list()
+
+
 def test_cohere(small_gateway, small):
     client = cohere.ClientV2("unused", base_url=small_gateway.url)
     documents = small.embed(TEXTS)  # this model has no prompt for documents

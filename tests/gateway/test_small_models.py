@@ -101,7 +101,10 @@ def test_several_models_without_a_default(small_server, tmp_path):
 
     from gateway.gateway_process import GatewayProcess
 
-    words = "no model is named and there are several; name one of ['short', 'whole']"
+    words = (
+        "no model is named and there are several: short, whole; name one, or, where the caller "
+        "cannot, start the gateway with --default-model"
+    )
     with GatewayProcess(small_server.grpc_url, tmp_path / "log") as process:
         answer = httpx.post(f"{process.url}/embed", json={"inputs": "x"})
         assert (answer.status_code, answer.json()["error"]) == (400, words)

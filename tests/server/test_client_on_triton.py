@@ -79,7 +79,7 @@ def test_token_counts_and_truncation(client):
     assert full.truncated.tolist() == [False, False, True]
 
 
-def test_tritons_words_become_typed_errors(url, client):
+def test_tritons_words_become_typed_errors(url, client, monkeypatch):
     with pytest.raises(InvalidInput, match="bad input: as asked"):
         client.embed("BAD INPUT")
     with pytest.raises(ServerError, match="engine failed: as asked"):
@@ -92,8 +92,11 @@ def test_tritons_words_become_typed_errors(url, client):
     with EmbeddingClient(url, f"{MODEL}_tokenizer") as other, pytest.raises(ProtocolMismatch):
         other.embed("a")
     wide = EmbeddingClient(url, MODEL, max_texts_per_request=257)
-    with wide, pytest.raises(InvalidInput, match="256"):
-        wide.embed(["a"] * 257)
+    with wide:
+        assert len(wide.embed(["a"] * 257)) == 257  # in two requests
+        monkeypatch.setattr("lasttoken.core.MAX_TEXTS_PER_REQUEST", 257)
+        with pytest.raises(InvalidInput, match="256"):
+            wide.embed(["a"] * 257)
 
 
 def test_overload_is_known_through_the_ensemble_and_passes(url):

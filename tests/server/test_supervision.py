@@ -83,3 +83,39 @@ def test_the_probe_tells_a_live_model_from_none(watched):
     assert probe_model(server.grpc_url, MODEL, 5) is None
     assert "nonesuch" in probe_model(server.grpc_url, "nonesuch", 5)
     assert probe_model("127.0.0.1:1", MODEL, 2) is not None
+
+
+def ask_in_background(server, text, answers):
+    def ask():
+        try:
+            with EmbeddingClient(server.grpc_url, MODEL, retry=RetryPolicy(max_attempts=1)) as c:
+                answers.append(c.embed(text, timeout_s=60))
+        except LasttokenError as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+def test_a_server_that_computes_for_longer_than_probes_wait_loses_nothing(watched):
+    server, said, supervisor = watched
+    answers = []
+    ask_in_background(server, "COMPUTE 10", answers).join(60)
+    assert np.array_equal(answers[0], toy_vector("COMPUTE 10"))
+    assert supervisor.restarts == 0
+    assert len(said) == 1
+    assert "it computes, so it is left alone" in said[0]
+
+
+def test_a_server_that_is_blocked_is_started_anew(watched):
+    server, said, supervisor = watched
+    answers = []
+    thread = ask_in_background(server, "BLOCK 40", answers)
+    deadline = time.monotonic() + 35
+    while supervisor.restarts == 0:
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    thread.join(60)
+    assert isinstance(answers[0], LasttokenError)
+    assert embeds_again(server, toy_vector("a text"))

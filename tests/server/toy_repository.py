@@ -138,6 +138,7 @@ def toy_vector(data):
 
 class TritonPythonModel:
     refusals = 0
+    engine = threading.Lock()
 
     def execute(self, requests):
         for request in requests:
@@ -150,6 +151,13 @@ class TritonPythonModel:
         rows = [row[:length].astype(np.uint8) for row, length in zip(ids, lengths)]
         words = bytes(rows[0]).decode("utf-8", "replace")
         error = None
+        with self.engine:
+            if words.startswith("COMPUTE"):
+                until = time.monotonic() + float(words.split()[1])
+                while time.monotonic() < until:
+                    pass
+            elif words.startswith("BLOCK"):
+                time.sleep(float(words.split()[1]))
         if words.startswith("SLEEP"):
             time.sleep(float(words.split()[1]))
         elif words.startswith("DIE"):

@@ -8,6 +8,10 @@ const PROTO = fileURLToPath(new URL("../kserve_v2.proto", import.meta.url));
 const { inference } = grpc.loadPackageDefinition(loader.loadSync(PROTO, { keepCase: true }));
 
 const [url, model, ...texts] = process.argv.slice(2);
+if (texts.length === 0) {
+  console.error("usage: node embed.mjs HOST:PORT MODEL TEXT...");
+  process.exit(2);
+}
 const client = new inference.GRPCInferenceService(url, grpc.credentials.createInsecure(), {
   "grpc.max_receive_message_length": -1,
 });

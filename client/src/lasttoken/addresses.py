@@ -21,8 +21,8 @@ def check_addresses(url: object) -> tuple[str, ...]:
         One gRPC target an address, each with a port, in the order given.
 
     Raises:
-        InvalidInput: No address, one that is not a string, one with another scheme, or the same
-            twice.
+        InvalidInput: No address, one that is not a string, one with another scheme or a port that
+            is none, or the same twice.
     """
     parts = url.split(",") if isinstance(url, str) else url
     if not isinstance(parts, Sequence) or isinstance(parts, (bytes, bytearray)) or not parts:
@@ -46,5 +46,16 @@ def _check_address(part: object, url: object) -> str:
             f"url is {url!r}; give host:port of Triton's gRPC service without a scheme, "
             "such as '127.0.0.1:8001' (only dns:///host:port is one of gRPC's own)"
         )
-    has_port = "]:" in host if host.startswith("[") else ":" in host
-    return f"{scheme}{host}" if has_port else f"{scheme}{host}:{DEFAULT_PORT}"
+    name, port = _name_and_port(host)
+    if not (port.isdecimal() and port.isascii() and 0 < int(port) < 2**16):
+        raise InvalidInput(f"url is {url!r}; the port {port!r} is not a number from 1 to 65535")
+    return f"{scheme}{name}:{port}"
+
+
+def _name_and_port(host: str) -> tuple[str, str]:
+    """Split an address; an IPv6 address without a port may stand without its brackets."""
+    if host.count(":") > 1 and not host.startswith("["):
+        return f"[{host}]", str(DEFAULT_PORT)
+    closing = host.rfind("]") + 1
+    name, colon, port = host[closing:].partition(":")
+    return host[:closing] + name, port if colon else str(DEFAULT_PORT)

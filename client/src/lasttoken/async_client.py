@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
@@ -24,7 +25,7 @@ from lasttoken.encoding import (
     check_timeout,
     check_whole_number,
 )
-from lasttoken.errors import InvalidInput
+from lasttoken.errors import InvalidInput, LasttokenError
 from lasttoken.options import Priority
 from lasttoken.plan import EmbedPlan
 from lasttoken.quantization import OutputDtype
@@ -44,6 +45,8 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
         async with AsyncEmbeddingClient("127.0.0.1:8001", "sfr_embedding_mistral") as client:
             vectors = await client.embed(["a text", "another"])  # [2, D] float32
     """
+
+    _loop: asyncio.AbstractEventLoop | None = None
 
     async def embed(
         self,
@@ -325,13 +328,30 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
         return self._model_info(metadata, config)
 
     async def _known_info(self, timeout_s: float) -> ModelInfo:
-        """`model_info`, asked for once."""
-        if self._info is None:
-            self._info = await self.model_info(timeout_s=timeout_s)
+        """`model_info`, asked for once, and again like a request where the server is away."""
+        asking = None if self._info is not None else self._question(timeout_s)
+        while asking is not None and self._info is None:
+            now = time.monotonic()
+            if not asking.take(now):
+                await asyncio.sleep(asking.wait_s(now) or 0.0)
+                continue
+            try:
+                self._info = await self.model_info(timeout_s=asking.remaining_s(0, now))
+            except LasttokenError as error:
+                asking.failed(0, error, time.monotonic())
+        assert self._info is not None
         return self._info
 
     def _connect(self, server: int) -> Any:
         self._check_open()
+        loop = asyncio.get_running_loop()
+        if not self._connections:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidInput(
+                "this client belongs to the event loop of its first call, and this is another one "
+                "(asyncio.run begins a new one each time); make a client for each"
+            )
         if server not in self._connections:  # not in the constructor: it needs the running loop
             import tritonclient.grpc.aio as triton  # 0.3 s that `import lasttoken` need not take
 
@@ -391,7 +411,7 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
                     yield row
 
     async def _ask(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-        check_timeout(timeout_s)
+        timeout_s = check_timeout(timeout_s)
         from tritonclient.utils import InferenceServerException
 
         while True:

@@ -21,7 +21,7 @@ from lasttoken.encoding import (
     check_timeout,
     check_whole_number,
 )
-from lasttoken.errors import InvalidInput
+from lasttoken.errors import InvalidInput, LasttokenError
 from lasttoken.flight import Flight, answer_alone
 from lasttoken.options import Priority
 from lasttoken.plan import EmbedPlan
@@ -299,9 +299,18 @@ class EmbeddingClient(SentenceEncoder):
         return self._model_info(metadata, config)
 
     def _known_info(self, timeout_s: float) -> ModelInfo:
-        """`model_info`, asked for once."""
-        if self._info is None:
-            self._info = self.model_info(timeout_s=timeout_s)
+        """`model_info`, asked for once, and again like a request where the server is away."""
+        asking = None if self._info is not None else self._question(timeout_s)
+        while asking is not None and self._info is None:
+            now = time.monotonic()
+            if not asking.take(now):
+                time.sleep(asking.wait_s(now) or 0.0)
+                continue
+            try:
+                self._info = self.model_info(timeout_s=asking.remaining_s(0, now))
+            except LasttokenError as error:
+                asking.failed(0, error, time.monotonic())
+        assert self._info is not None
         return self._info
 
     def _connect(self, server: int) -> Any:
@@ -361,7 +370,7 @@ class EmbeddingClient(SentenceEncoder):
             yield from block.vectors
 
     def _ask(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-        check_timeout(timeout_s)
+        timeout_s = check_timeout(timeout_s)
         from tritonclient.utils import InferenceServerException
 
         while True:

@@ -25,7 +25,14 @@ from lasttoken.call_headers import call_headers
 from lasttoken.decoding import card_of, dimensions_of
 from lasttoken.dispatch import Dispatch
 from lasttoken.embeddings import Embeddings, ModelInfo, ServerInfo
-from lasttoken.encoding import EmbedCall, request_inputs, request_parameters, utf8
+from lasttoken.encoding import (
+    MAX_TEXTS_PER_REQUEST,
+    EmbedCall,
+    check_timeout,
+    request_inputs,
+    request_parameters,
+    utf8,
+)
 from lasttoken.errors import (
     InputTooLong,
     InvalidInput,
@@ -74,7 +81,8 @@ class ClientCore:
                 them, in a list or separated by commas: requests take turns, and one that cannot be
                 reached is left out. `dns:///host:port` uses all addresses of a name.
             model: Triton's name of the ensemble.
-            max_texts_per_request: Longer lists are split into requests of at most so many texts.
+            max_texts_per_request: Longer lists are split into requests of at most so many texts,
+                and of no more than the 256 that a model takes.
             max_in_flight: Most requests of one call that are with the server at a time. How many
                 they are is found out: more while that helps, fewer when the server refuses some.
             on_truncation: What `embed` does when a text was too long and the server cut it:
@@ -159,7 +167,17 @@ class ClientCore:
             call,
             dispatch,
             model=self._options.model,
-            max_texts=max_texts or self._options.max_texts_per_request,
+            max_texts=min(max_texts or self._options.max_texts_per_request, MAX_TEXTS_PER_REQUEST),
+        )
+
+    def _question(self, timeout_s: float) -> Dispatch:
+        """One question about the model, put again as a request would be."""
+        return Dispatch(
+            1,
+            window=Window(1),
+            retry=self._options.retry,
+            jitter=self._jitter,
+            deadline=time.monotonic() + check_timeout(timeout_s),
         )
 
     def _infer_arguments(self, plan: EmbedPlan, number: int) -> dict[str, Any]:

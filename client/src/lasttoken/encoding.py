@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -15,12 +15,19 @@ from lasttoken.errors import InvalidInput
 from lasttoken.options import Priority
 from lasttoken.vector_form import PLAIN, VectorForm
 
+MAX_TEXTS_PER_REQUEST = 256
+"""Rows that an exported model takes in a request: `max_batch_size` of its configuration."""
+
 MAX_PADDED_BYTES = 32 * 1024
 """Rows of one request times its longest text in bytes.
 
 A text has at most one token a byte, so this bounds the tokens of a request well below what a server
 lets wait, which it would refuse for good, and the padding that its tokenizer writes.
 """
+
+_SHOWN_CHARACTERS = 80
+_LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
+"""gRPC counts in nanoseconds of 64 bits: beyond their range a deadline has passed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +71,11 @@ def check_call(
     if priority not in get_args(Priority):
         known = ", ".join(map(repr, get_args(Priority)))
         raise InvalidInput(f"priority is {priority!r}; use one of {known}")
-    check_timeout(timeout_s)
+    seconds = check_timeout(timeout_s)
     return EmbedCall(
         prompt_name=None if prompt_name is None else utf8(prompt_name, "prompt_name"),
         instruction=None if instruction is None else utf8(instruction, "instruction"),
-        timeout_s=float(timeout_s),
+        timeout_s=seconds,
         priority=priority,
         form=form,
     )
@@ -90,6 +97,7 @@ def check_iterable(texts: object, *, allow_async: bool) -> None:
     Raises:
         InvalidInput: A single string, bytes, or a collection without an order or of pairs.
     """
+    _refuse_table(texts)
     ordered = isinstance(texts, (Iterable, AsyncIterable) if allow_async else Iterable)
     if not ordered or isinstance(texts, (str, bytes, bytearray, memoryview, Mapping, AbstractSet)):
         raise InvalidInput(
@@ -98,15 +106,21 @@ def check_iterable(texts: object, *, allow_async: bool) -> None:
         )
 
 
-def check_timeout(timeout_s: object) -> None:
+def check_timeout(timeout_s: object) -> float:
     """Check a time in seconds.
+
+    Returns:
+        The time; a year where it is longer, which gRPC could not count.
 
     Raises:
         InvalidInput: Not a number, not finite, or not positive.
     """
-    number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
+    number = isinstance(timeout_s, (int, float, np.floating, np.integer)) and not isinstance(
+        timeout_s, bool
+    )
     if not (number and math.isfinite(timeout_s) and timeout_s > 0):  # type: ignore[arg-type, operator]
         raise InvalidInput(f"timeout_s is {timeout_s!r}; it must be a positive number of seconds")
+    return min(float(timeout_s), _LONGEST_TIMEOUT_S)  # type: ignore[arg-type]
 
 
 def check_whole_number(name: str, value: object) -> None:
@@ -115,17 +129,29 @@ def check_whole_number(name: str, value: object) -> None:
     Raises:
         InvalidInput: Not a whole number, or below 1.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not (whole and value >= 1):  # type: ignore[operator]
         raise InvalidInput(f"{name} is {value!r}; it must be a whole number above 0")
 
 
 def _check_list(texts: object) -> Iterable[object]:
+    _refuse_table(texts)
     sized = hasattr(texts, "__len__") and isinstance(texts, Iterable)
+    sized = sized and getattr(texts, "ndim", 1) > 0  # numpy's 0-d arrays only look it
     if not sized or isinstance(texts, (bytes, bytearray, memoryview, Mapping, AbstractSet)):
+        hint = "; embed_iter takes whatever yields strings" if isinstance(texts, Iterator) else ""
         raise InvalidInput(
-            f"texts is of type {type(texts).__name__!r}; give a string or a list of strings"
+            f"texts is of type {type(texts).__name__!r}; give a string or a list of strings{hint}"
         )
     return texts  # type: ignore[return-value]
+
+
+def _refuse_table(texts: object) -> None:
+    """Tables of pandas and Polars look like lists: of the names of their columns, or of columns."""
+    if hasattr(texts, "columns"):
+        raise InvalidInput(
+            f"texts is a table, of type {type(texts).__name__!r}; give one of its columns"
+        )
 
 
 def utf8(text: object, name: str) -> bytes:
@@ -135,7 +161,10 @@ def utf8(text: object, name: str) -> bytes:
         InvalidInput: Not a string, or not valid Unicode.
     """
     if not isinstance(text, str):
-        raise InvalidInput(f"{name} is {text!r}, of type {type(text).__name__!r}; give a string")
+        shown = repr(text)
+        if len(shown) > _SHOWN_CHARACTERS:
+            shown = f"{shown[:_SHOWN_CHARACTERS]}..."
+        raise InvalidInput(f"{name} is {shown}, of type {type(text).__name__!r}; give a string")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from lasttoken.addresses import check_addresses
 from lasttoken.errors import InvalidInput
-from lasttoken.security import KeepAlive, Tls, Token, check_token
+from lasttoken.security import KeepAlive, Tls, Token, check_headers, check_token
 
 OnTruncation = Literal["warn", "ignore", "error"]
 Priority = Literal["interactive", "bulk", "probe"]
@@ -42,12 +42,17 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for name in ("initial_s", "max_s"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if not (_is_finite(value) and value > 0):
                 raise InvalidInput(f"RetryPolicy.{name} is {value!r}; it must be positive")
-        if not (math.isfinite(self.multiplier) and self.multiplier >= 1):
+        if not (_is_finite(self.multiplier) and self.multiplier >= 1):
             raise InvalidInput(f"RetryPolicy.multiplier is {self.multiplier!r}; it must be >= 1")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise InvalidInput(f"RetryPolicy.max_attempts is {self.max_attempts!r}; at least 1")
+        attempts = self.max_attempts
+        whole = isinstance(attempts, int) and not isinstance(attempts, bool)
+        if attempts is not None and not (whole and attempts >= 1):
+            raise InvalidInput(
+                f"RetryPolicy.max_attempts is {attempts!r}; it must be a whole number above 0, or "
+                "None"
+            )
 
     def longest_wait_s(self, attempts: int) -> float:
         """Upper end of the wait after so many attempts (at least 1), in seconds."""
@@ -65,7 +70,8 @@ class ClientOptions:
         url: `host:port` of Triton's gRPC service, or several of them (a list, or separated by
             commas) that take turns; the port defaults to 8001.
         model: Triton's name of the ensemble.
-        max_texts_per_request: Longer lists are split into requests of at most so many texts.
+        max_texts_per_request: Longer lists are split into requests of at most so many texts, and
+            of no more than the 256 that a model takes.
         max_in_flight: Most requests of one call that are with the server at a time; how many
             they are is found out, starting with a few.
         on_truncation: What `embed` does when a text was too long and the server cut it: `"warn"`,
@@ -90,21 +96,26 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", ",".join(check_addresses(self.url)))
-        if not self.model:
+        model: object = self.model
+        if not isinstance(model, str) or not model:
             raise InvalidInput(f"model is {self.model!r}; it must be the name of a Triton ensemble")
         for name in ("max_texts_per_request", "max_in_flight"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidInput(f"{name} is {value!r}; it must be a whole number above 0")
+        for name, kind in (("retry", RetryPolicy), ("tls", Tls), ("keepalive", KeepAlive)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (value is None and name != "retry"):
+                raise InvalidInput(
+                    f"{name} is {value!r}; give a lasttoken.{kind.__name__}, such as "
+                    f"{kind.__name__}()"
+                )
         if self.on_truncation not in ("warn", "ignore", "error"):
             raise InvalidInput(
                 f"on_truncation is {self.on_truncation!r}; use 'warn', 'ignore' or 'error'"
             )
         check_token(self.token)
-        if self.tls is not None and not isinstance(self.tls, Tls):
-            raise InvalidInput(f"tls is {self.tls!r}; give a lasttoken.Tls, such as Tls()")
-        # gRPC wants metadata names in lower case.
-        headers = {str(name).lower(): str(value) for name, value in self.headers.items()}
+        headers = check_headers(self.headers)
         if self.token is not None and "authorization" in headers:
             raise InvalidInput("both token and the header 'authorization' are given; give one")
         object.__setattr__(self, "headers", MappingProxyType(headers))
@@ -113,3 +124,8 @@ class ClientOptions:
     def addresses(self) -> tuple[str, ...]:
         """One gRPC target for each server named by `url`."""
         return tuple(str(self.url).split(","))
+
+
+def _is_finite(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,9 @@ Pem: TypeAlias = str | Path | bytes
 """A PEM file's path, or its contents."""
 Token: TypeAlias = str | Callable[[], str]
 """A bearer token, or what returns the current one."""
+
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,3 +111,36 @@ def check_token(token: object) -> None:
             f"token is of type {type(token).__name__!r} or holds characters that a header cannot; "
             "give a string of visible ASCII, or a function that returns one"
         )
+
+
+def check_headers(headers: object) -> dict[str, str]:
+    """Check the gRPC metadata of every call.
+
+    Returns:
+        The same with names in lower case, as gRPC wants them.
+
+    Raises:
+        InvalidInput: Not a mapping of strings, or a name or value that gRPC cannot send; values
+            are not shown, as they may be secret.
+
+    Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (Custom-Metadata).
+    """
+    if not isinstance(headers, Mapping):
+        raise InvalidInput(
+            f"headers are of type {type(headers).__name__!r}; give a mapping of names to values"
+        )
+    checked = {}
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name.lower()):
+            raise InvalidInput(
+                f"the header {name!r} has no valid name; use letters, digits, '_', '-' and '.'"
+            )
+        if name.lower().endswith("-bin"):
+            raise InvalidInput(f"the header {name!r} is binary by its name; only text can be sent")
+        if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+            raise InvalidInput(
+                f"the value of the header {name!r} is of type {type(value).__name__!r} or holds "
+                "characters that a header cannot; give a string of visible ASCII and spaces"
+            )
+        checked[name.lower()] = value
+    return checked

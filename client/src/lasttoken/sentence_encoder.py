@@ -61,7 +61,7 @@ class SentenceEncoder(ClientCore):
             inputs: A string, or a list of strings.
             prompt_name: One of the model's prompts; None for its default.
             prompt: Put in front of every text, in place of a prompt.
-            batch_size: Most texts of a request.
+            batch_size: Most texts of a request; above 256, which a model takes, it is 256.
             show_progress_bar: Show one on stderr, where that is a terminal; None: do not.
             output_value: `"sentence_embedding"`; a server has no other.
             precision: `"float32"`, `"int8"`, `"uint8"`, `"binary"` or `"ubinary"`.

@@ -70,7 +70,8 @@ _REFINEMENTS: tuple[tuple[grpc.StatusCode, re.Pattern[str], type[LasttokenError]
     (grpc.StatusCode.INVALID_ARGUMENT, re.compile(r"shorten or split|fewer texts"), InputTooLong),
 )
 
-# What a plain connection to a TLS server looks like from here, and a missing certificate too.
+# What a plain connection to a TLS server looks like from here, a missing certificate, and a server
+# that speaks something else than gRPC.
 _CLOSED_AT_ONCE = re.compile(r"connections to all backends failing.*Socket closed")
 
 _STATUS_OF_NAME = {str(status): status for status in grpc.StatusCode}
@@ -89,7 +90,12 @@ def error_of_status(status: grpc.StatusCode, message: str, *, asked: str) -> Las
         if status is refined_status and pattern.search(message):
             kind = refined
     if _CLOSED_AT_ONCE.search(message):
-        message += "; it closes every connection: does it want TLS, or a client's certificate?"
+        message += (
+            "; it closes every connection: is this the gRPC port (Triton's: 8001, its HTTP port is "
+            "8000), and does it want TLS, or a client's certificate?"
+        )
+    if kind is ModelNotFound and "unknown model" in message:
+        message += "; list_models(), or `lasttoken models`, says what is served"
     return kind(f"{asked}: {message or 'no details'} ({status.name})", status=status.name)
 
 

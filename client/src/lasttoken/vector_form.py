@@ -69,7 +69,8 @@ def check_form(
     """Check what can be checked without the model.
 
     Raises:
-        InvalidInput: A value of a wrong type, or ranges that are not `[2, D]` or not used.
+        InvalidInput: A value of a wrong type, or ranges that are not `[2, D]`, no ranges or not
+            used.
     """
     whole = isinstance(dimensions, (int, np.integer)) and not isinstance(dimensions, bool)
     if dimensions is not None and not (whole and dimensions > 0):
@@ -90,6 +91,11 @@ def check_form(
             raise InvalidInput(
                 f"ranges are {array.dtype} of shape {array.shape}; give floats of shape (2, D), "
                 "each dimension's smallest and largest value"
+            )
+        if not (np.isfinite(array).all() and (array[0] <= array[1]).all()):
+            raise InvalidInput(
+                "ranges hold NaN, infinity, or a smallest value above its largest; row 0 has each "
+                "dimension's smallest value, row 1 its largest"
             )
     return VectorForm(
         dimensions=None if dimensions is None else int(dimensions),

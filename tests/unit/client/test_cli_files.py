@@ -81,6 +81,21 @@ def test_every_input_becomes_every_output(run, tmp_path, suffix):
     assert table.schema.metadata[b"lasttoken.triton_model"] == MODEL.encode()
 
 
+def test_pandas_is_not_loaded_where_it_is_installed(fake, tmp_path):
+    paths = write_inputs(tmp_path, TEXTS)
+    program = f"""if True:
+        import sys
+        from lasttoken import cli
+        code = cli.main(["embed", "--input", {str(paths[".parquet"])!r}, "--url", {fake.url!r},
+                         "--output", {str(tmp_path / "o.parquet")!r}])
+        print(code, [name for name in sys.modules if name == "pandas"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "0 []"
+
+
 def test_another_column_several_files_and_stdout(run, tmp_path):
     paths = write_inputs(tmp_path, TEXTS, column="body")
     code, out, err = run(
@@ -110,6 +125,8 @@ def test_vectors_of_other_types(run, tmp_path, dtype, kind):
         assert code == 0, err
     array = np.load(tmp_path / "o.npy")
     assert array.dtype == kind
+    column = parquet.read_table(tmp_path / "o.parquet").column("embedding").combine_chunks()
+    assert np.array_equal(column.flatten().to_numpy().reshape(array.shape), array)
     ranges = tmp_path / "ranges.npy"
     np.save(ranges, np.array([[-1.0] * 8, [1.0] * 8], np.float32))
     arguments = ("embed", "--input", path, "--output", tmp_path / "i.npy", "--output-dtype", "int8")

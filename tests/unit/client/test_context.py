@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from lasttoken import EmbeddingClient, InvalidInput, KeepAlive, Tls
+from lasttoken import AsyncEmbeddingClient, EmbeddingClient, InvalidInput, KeepAlive, Tls
 from lasttoken.channel import channel_arguments
 from unit.client.fake_triton import MODEL, vector_of
 
@@ -152,3 +153,12 @@ def test_the_child_of_a_fork_has_connections_of_its_own(fake):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_an_async_client_in_another_event_loop_says_whose_it_is(fake):
+    client = AsyncEmbeddingClient(fake.url, MODEL)
+    assert asyncio.run(client.embed("a")).shape == vector_of("a").shape
+    for texts in ("a", ["a"] * 200):
+        with pytest.raises(InvalidInput, match="belongs to the event loop of its first call"):
+            asyncio.run(client.embed(texts))
+    asyncio.run(client.close())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from lasttoken.local import server as local_server
 from lasttoken.local.ports import address, free_ports
 from lasttoken.local.process import ServerProcess
 from lasttoken.local.program import ServerProgram
-from lasttoken.local.repository import read_repository
+from lasttoken.local.repository import check_backends, read_repository
 from lasttoken.local.server_log import explain
 
 ROOT = Path(__file__).parents[3]
@@ -36,6 +37,31 @@ def test_free_ports_are_different_and_free():
     for port in ports:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
+
+
+def test_a_named_port_that_is_taken_is_found_out_before_the_server_starts(server_of, tmp_path):
+    server_of("time.sleep(60)")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = LocalTriton(tmp_path, http_port=port, log_path=tmp_path / "log")
+        with pytest.raises(ServerStartFailed) as error:
+            server.start()
+        assert str(error.value) == (
+            f"http_port (--http-port) is {port}, which cannot be bound on 127.0.0.1: Address "
+            "already in use; choose another, or 0 for a free one"
+        )
+        assert not (tmp_path / "log").exists()
+        with socket.create_connection(("127.0.0.1", port)):
+            connection, _ = taken.accept()
+            connection.close()  # our side is closed first, and lingers in TIME_WAIT
+    with server:
+        assert server.http_url == f"127.0.0.1:{port}"
+
+
+def test_two_services_do_not_share_a_port(tmp_path):
+    with pytest.raises(InvalidInput, match=r"grpc_port and http_port are both 8000; choose"):
+        LocalTriton(tmp_path, grpc_port=8000, http_port=8000)
+    LocalTriton(tmp_path, grpc_port=0, http_port=0, metrics_port=None)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +102,25 @@ def test_what_is_no_repository_is_refused(tmp_path):
     config.write_text('name: "other"')
     with pytest.raises(RepositoryInvalid, match="'other'"):
         read_repository(tmp_path)
+
+
+def test_a_model_for_a_backend_that_is_not_there_is_told_apart(tmp_path):
+    folder = tmp_path / "native_encoder"
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text('name: "native_encoder" backend: "onnxruntime"')
+    models = read_repository(tmp_path)
+    check_backends(models, {"python", "onnxruntime"})
+    with pytest.raises(RepositoryInvalid, match=r"'native_encoder' is for .*'onnxruntime'.*python"):
+        check_backends(models, {"python"})
+
+
+def test_a_server_is_not_started_without_a_backend_that_it_needs(tmp_path, monkeypatch):
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native" / "config.pbtxt").write_text('name: "native" backend: "onnxruntime"')
+    program = replace(program_that(tmp_path, "time.sleep(60)"), backends=frozenset({"python"}))
+    monkeypatch.setattr(local_server, "find_program", lambda *_: program)
+    with pytest.raises(RepositoryInvalid, match="without --encoder native"):
+        LocalTriton(tmp_path, verify=False, cache_folder=tmp_path / "cache").start()
 
 
 def start(tmp_path: Path, program: str, **changes: object) -> ServerProcess:

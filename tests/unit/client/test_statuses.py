@@ -96,3 +96,17 @@ def test_the_servers_own_words_are_recognised():
     text = "\n".join(path.read_text() for path in sources.glob("*/1/*.py"))
     for phrase in ("overloaded: {", "deadline exceeded: ", "shorten or split it", "fewer texts"):
         assert phrase in text
+
+
+@pytest.mark.parametrize("name", ["UNAVAILABLE", "NOT_FOUND"])
+def test_a_model_that_is_not_there_comes_with_where_to_look(name):
+    raised = InferenceServerException(
+        msg="Request for unknown model: 'x' is not found", status=f"StatusCode.{name}"
+    )
+    assert "`lasttoken models`, says what is served" in str(error_of_triton(raised, asked="x"))
+
+
+def test_a_port_that_speaks_no_grpc_is_said_to_be_perhaps_another():
+    message = "connections to all backends failing; last error: ipv4:127.0.0.1:8000: Socket closed"
+    raised = InferenceServerException(msg=message, status="StatusCode.UNAVAILABLE")
+    assert "HTTP port is 8000" in str(error_of_triton(raised, asked="x"))

@@ -84,3 +84,59 @@ def test_local_paths(tmp_path, monkeypatch):
     assert place_of(f"file://{tmp_path}/a%20b").path == f"{tmp_path}/a b"
     assert place_of("texts").is_local
     assert not place_of("memory://texts").is_local
+
+
+def test_an_output_that_resume_would_take_for_an_input_is_refused(options, tmp_path):
+    folder = tmp_path / "corpus"
+    (folder / "_vectors").mkdir(parents=True)
+    table = some_rows(5)
+    pq.write_table(table, folder / "in.parquet")
+    inputs = (str(folder),)
+    for output in (folder, folder / "vectors", folder / "deep" / "vectors"):
+        with pytest.raises(InvalidInput, match="lies where the input"):
+            embed_corpus(options(inputs=inputs, output=str(output)))
+    assert sorted(path.name for path in folder.iterdir()) == ["_vectors", "in.parquet"]
+    # Names that begin with _ are not read, so this one is no input; nor is a folder beside it.
+    for output in (folder / "_vectors", tmp_path / "corpus-vectors"):
+        embed_corpus(options(inputs=inputs, output=str(output)))
+        assert embed_corpus(options(inputs=inputs, output=str(output), resume=True)).parts == 1
+        check_output(output, table)
+
+
+def test_a_pattern_stands_for_files_of_its_folder_in_order_of_their_names(options, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "below").mkdir(parents=True)
+    table = some_rows(30)
+    for name, start in (("b-2", 10), ("b-10", 0), ("c", 20)):
+        pq.write_table(table.slice(start, 10), folder / f"{name}.parquet")
+    for other in ("below/b-3.parquet", "_b-1.parquet", ".b-1.parquet", "b-2.txt"):
+        (folder / other).write_text("no Parquet")
+    embed_corpus(options(inputs=(f"{folder}/b-*.parquet", f"{folder}/[c-d].parquet")))
+    check_output(tmp_path / "out", table)
+    assert parquet_files(place_of(f"{folder}/b-?.parquet")) == [f"{folder}/b-2.parquet"]
+    (folder / "b-[1].parquet").write_bytes((folder / "c.parquet").read_bytes())
+    assert parquet_files(place_of(f"{folder}/b-[1].parquet")) == [f"{folder}/b-[1].parquet"]
+    for nothing in (f"{folder}/d-*.parquet", f"{folder}/*/b-3.parquet", f"{tmp_path}/none/*"):
+        with pytest.raises(InvalidInput, match="no Parquet file at"):
+            parquet_files(place_of(nothing))
+    for output in (folder, f"{folder}/"):
+        with pytest.raises(InvalidInput, match="--resume would take its parts"):
+            embed_corpus(options(inputs=(f"{folder}/b-*.parquet",), output=str(output)))
+
+
+def test_a_pattern_in_other_file_systems(s3):
+    for url in (f"s3://corpora/glob/%s{s3}", "memory://glob/%s"):
+        for name in ("b.parquet", "a.parquet", "_c.parquet"):
+            place = place_of(url % name)
+            with place.filesystem.open_output_stream(place.path) as stream:
+                stream.write(b"x")
+        found = parquet_files(place_of(url % "*.parquet"))
+        assert [path.rpartition("/")[2] for path in found] == ["a.parquet", "b.parquet"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_output_that_is_a_file_is_refused(options, tmp_path, resume):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InvalidInput, match="is a file; choose a folder"):
+        embed_corpus(options(some_rows(5), resume=resume))
+    assert (tmp_path / "out").read_text() == "mine"

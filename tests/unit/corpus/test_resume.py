@@ -252,12 +252,15 @@ def test_what_is_said_otherwise_is_refused(options, fake, capsys, said, words):
     assert words in capsys.readouterr().err
 
 
-def test_resume_of_nothing_begins(options, fake, tmp_path):
+def test_resume_of_nothing_begins(options, fake, tmp_path, capsys):
     table = some_rows(5)
     settings = options(table)
     command = ["embed-corpus", *settings.inputs, "--output", settings.output, "--url", fake.url]
     assert main([*command, "--resume"]) == 0
     check_output(tmp_path / "out", table)
+    assert capsys.readouterr().out == f"5 rows in 1 part in {settings.output}\n"
+    assert main([*command, "--resume"]) == 0
+    assert "lasttoken: rows that were there already: 5\n" in capsys.readouterr().err
 
 
 def test_killed_in_the_middle_nothing_is_lost_or_doubled(options, fake, tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +92,7 @@ def test_null_texts_have_null_vectors_and_are_not_sent(options, tmp_path, fake):
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
 )
 def test_other_types_of_strings(options, tmp_path, kind):
     table = pa.table({"text": pa.array(["x", None, "y", "x"]).cast(kind)})
@@ -205,3 +208,19 @@ def test_any_size_by_force(options, tmp_path):
     embed_corpus(options(some_rows(3), dimensions=2, force_dimensions=True))
     schema = pq.read_schema(tmp_path / "out/part-0000000.parquet")
     assert schema.field("embedding").type.list_size == 2
+
+
+def test_pandas_is_not_loaded_where_it_is_installed(options, fake):
+    """It takes seconds and 60 MB of every worker, and pyarrow loads it for an array of numpy's."""
+    settings = options(some_rows(3))
+    program = f"""
+        import sys
+        from lasttoken.corpus import CorpusOptions, embed_corpus
+        embed_corpus(CorpusOptions(inputs={settings.inputs!r}, output={settings.output!r},
+                                   model={settings.model!r}, urls={settings.urls!r}))
+        print([name for name in sys.modules if name == "pandas"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -14,6 +14,7 @@ from typing import Any
 
 from lasttoken.adapters.served_model import ServedModel
 from lasttoken.errors import LasttokenError
+from lasttoken.options import Priority
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -37,6 +38,9 @@ class LasttokenEmbeddings(Embeddings):  # type: ignore[misc] # langchain-core is
         query_prompt_name: str | None = None,
         query_instruction: str | None = None,
         document_prompt_name: str | None = None,
+        dimensions: int | None = None,
+        force_dimensions: bool = False,
+        document_priority: Priority = "interactive",
         timeout_s: float = 60.0,
         **client_options: Any,
     ) -> None:
@@ -48,11 +52,15 @@ class LasttokenEmbeddings(Embeddings):  # type: ignore[misc] # langchain-core is
             query_prompt_name: Prompt of queries; None takes the model's own, where it has one.
             query_instruction: What queries search for, in place of their prompt.
             document_prompt_name: Prompt of documents; None takes the model's own.
+            dimensions: Cut vectors to a size that the model was trained for; None keeps all.
+            force_dimensions: Cut to any size all the same.
+            document_priority: `"bulk"` lets queries pass documents in the server's queue.
             timeout_s: Time for each call, in seconds.
             client_options: More arguments of `lasttoken.EmbeddingClient`, such as `headers`.
 
         Raises:
-            InvalidInput: Both a prompt and an instruction for queries.
+            InvalidInput: Both a prompt and an instruction for queries, or an argument that the
+                client does not take.
         """
         self._served = ServedModel(
             url,
@@ -60,6 +68,9 @@ class LasttokenEmbeddings(Embeddings):  # type: ignore[misc] # langchain-core is
             query_prompt_name=query_prompt_name,
             query_instruction=query_instruction,
             document_prompt_name=document_prompt_name,
+            dimensions=dimensions,
+            force_dimensions=force_dimensions,
+            document_priority=document_priority,
             timeout_s=timeout_s,
             client_options=client_options,
         )

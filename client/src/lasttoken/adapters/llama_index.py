@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lasttoken.adapters.served_model import ServedModel
 from lasttoken.errors import LasttokenError
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 except ModuleNotFoundError as error:
     raise LasttokenError(
         "this adapter needs llama-index-core: pip install 'lasttoken[llama-index]'"
@@ -30,6 +30,8 @@ class LasttokenEmbedding(BaseEmbedding):  # type: ignore[misc] # llama-index is 
     call, which the client splits into requests of similar lengths.
     """
 
+    model_config = ConfigDict(extra="forbid")  # a field that is not known would do nothing
+
     model_name: str = Field(description="Triton's name of the ensemble.")
     url: str = Field(default="127.0.0.1:8001", description="host:port of Triton's gRPC service.")
     query_prompt_name: str | None = Field(
@@ -41,6 +43,16 @@ class LasttokenEmbedding(BaseEmbedding):  # type: ignore[misc] # llama-index is 
     text_prompt_name: str | None = Field(
         default=None, description="Prompt of texts; None takes the model's own."
     )
+    dimensions: int | None = Field(
+        default=None,
+        gt=0,
+        description="Cut vectors to a size that the model was trained for; None keeps all.",
+    )
+    force_dimensions: bool = Field(default=False, description="Cut to any size all the same.")
+    text_priority: Literal["interactive", "bulk"] = Field(
+        default="interactive",
+        description="'bulk' lets queries pass texts in the server's queue.",
+    )
     timeout_s: float = Field(default=60.0, gt=0, description="Time for each call, in seconds.")
     client_options: dict[str, Any] = Field(
         default_factory=dict,
@@ -49,20 +61,36 @@ class LasttokenEmbedding(BaseEmbedding):  # type: ignore[misc] # llama-index is 
     )
     embed_batch_size: int = Field(default=256, gt=0, le=2048, description="Texts of one call.")
 
-    _served: ServedModel = PrivateAttr()
+    _model: ServedModel = PrivateAttr()
+    _model_of: dict[str, Any] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
-        """Make the connections' owner from the fields; the first call connects."""
+        """Check the fields and make the connections' owner; the first call connects."""
         super().model_post_init(context)
-        self._served = ServedModel(
-            self.url,
-            self.model_name,
-            query_prompt_name=self.query_prompt_name,
-            query_instruction=self.query_instruction,
-            document_prompt_name=self.text_prompt_name,
-            timeout_s=self.timeout_s,
-            client_options=self.client_options,
-        )
+        self._model_of = self._arguments()
+        self._model = ServedModel(**self._model_of)
+
+    @property
+    def _served(self) -> ServedModel:
+        """The connections' owner; a new one where a field was changed since."""
+        arguments = self._arguments()
+        if arguments != self._model_of:
+            self._model, self._model_of = ServedModel(**arguments), arguments
+        return self._model
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "url": self.url,
+            "model": self.model_name,
+            "query_prompt_name": self.query_prompt_name,
+            "query_instruction": self.query_instruction,
+            "document_prompt_name": self.text_prompt_name,
+            "dimensions": self.dimensions,
+            "force_dimensions": self.force_dimensions,
+            "document_priority": self.text_priority,
+            "timeout_s": self.timeout_s,
+            "client_options": dict(self.client_options),
+        }
 
     @classmethod
     def class_name(cls) -> str:

@@ -34,7 +34,7 @@ class LasttokenEncoder(AbsEncoder):  # type: ignore[misc] # mteb is optional to 
     """A served model as mteb's encoder protocol wants it.
 
     Each task gets the model's prompt for it (`task_prompt_name`): queries and the texts of
-    symmetric tasks the task's own, documents the model's document prompt or none.
+    symmetric tasks the task's own, documents the model's document prompt or its default.
     """
 
     def __init__(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from lasttoken.encode_call import PROMPTS_OF_DOCUMENTS, PROMPTS_OF_QUERIES
+
 _VERSION = re.compile(r"(\.v\d+|v\d+)$")
 _RETRIEVAL_VARIANT = re.compile(r"([A-Z][A-Za-z]*)?(Retrieval|HardNegatives)?(\.?v?\d+)*$")
-_OF_DOCUMENTS = ("document", "search_document", "passage")
-_OF_QUERIES = ("query", "search_query")
 
 
 def task_prompt_name(
@@ -16,7 +16,7 @@ def task_prompt_name(
 ) -> str | None:
     """Choose the prompt for the texts of a task.
 
-    Documents of tasks that tell queries from documents get the model's document prompt, or none.
+    Documents of tasks that tell queries from documents get the model's document prompt.
     Queries, and every text of the other tasks, get the first of these that the model has: the
     prompt of the task's name; of that name without its version (`RedditClustering.v2`); for
     retrieval the one of its family (`CQADupstack` for `CQADupstackAndroidRetrieval`); the one of
@@ -29,17 +29,17 @@ def task_prompt_name(
         side: `"query"` or `"document"` where the task tells them apart, or None.
 
     Returns:
-        A name out of `prompts`, or None for none.
+        A name out of `prompts`, or None for the model's default.
     """
     if side == "document":
-        return _first(prompts, _OF_DOCUMENTS)
+        return _first(prompts, PROMPTS_OF_DOCUMENTS)
     names = [task_name, _VERSION.sub("", task_name)]
     if "Retrieval" in task_type or "Reranking" in task_type:
         names += _families(prompts, task_name)
     names += [task_type, task_type.lower()]
     names += [name for word, name in _TYPE_WORDS if word in task_type]
     if side == "query":
-        names += _OF_QUERIES
+        names += PROMPTS_OF_QUERIES
     return _first(prompts, names)
 
 

@@ -25,7 +25,8 @@ _ANY_RAY = "the cluster of RAY_ADDRESS, or one that is started on this machine"
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT",
-        help="Parquet file or folder: a path, s3://, gs://, or any URL that fsspec knows",
+        help="Parquet file, folder, or pattern of names in a folder (such as 'data/*.parquet'): a "
+        "path, s3://, gs://, or any URL that fsspec knows",
     )  # fmt: skip
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="path or URL; part-*.parquet go there"
@@ -214,17 +215,21 @@ def _tell(report: CorpusReport, arguments: argparse.Namespace) -> None:
         }
         print(json.dumps(result))
         return
-    print(f"{counts.rows:,} rows in {report.parts:,} parts in {arguments.output}")
-    if report.resumed_rows:
-        say(f"{report.resumed_rows:,} rows were there already")
-    say(f"{made:,} rows in {report.seconds:.1f} s, {rate:,.0f} rows/s")
-    for number, words in (
-        (counts.nulls, "rows have no text and a null vector"),
-        (counts.refused, "texts were refused by the server and have a null vector"),
-        (counts.truncated, "texts were longer than the model's maximum and were cut"),
+    parts = _counted(report.parts, "part")
+    print(f"{_counted(counts.rows, 'row')} in {parts} in {arguments.output}")
+    say(f"{_counted(made, 'row')} in {report.seconds:.1f} s, {rate:,.0f} rows/s")
+    for words, number in (
+        ("rows that were there already", report.resumed_rows),
+        ("rows without a text, with a null vector", counts.nulls),
+        ("texts that the server refused, with a null vector", counts.refused),
+        ("texts longer than the model's maximum, which were cut", counts.truncated),
     ):
         if number:
-            say(f"{number:,} {words}")
+            say(f"{words}: {number:,}")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 EMBED_CORPUS = Command(

@@ -19,8 +19,8 @@ class CorpusOptions:
     """One run of `embed_corpus`.
 
     Attributes:
-        inputs: Parquet files, or folders that are searched for `*.parquet`: paths, or URLs of any
-            file system that pyarrow or fsspec knows.
+        inputs: Parquet files, patterns of their names, or folders that are searched for
+            `*.parquet`: paths, or URLs of any file system that pyarrow or fsspec knows.
         output: Folder for the parts: a path or a URL.
         model: Triton's name of the ensemble.
         urls: `host:port` of each Triton server's gRPC service.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,15 @@ class Place:
     def is_local(self) -> bool:
         """Whether it is on a disk of this machine, as the operating system sees it."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def would_read(self, other: Place) -> bool:
+        """Whether `parquet_files` of this folder would find what is written to another one."""
+        path, below = PurePosixPath(self.path.rstrip("/")), PurePosixPath(other.path.rstrip("/"))
+        if _is_pattern(path.name) and below == path.parent:
+            return bool(self.filesystem.equals(other.filesystem))
+        if not below.is_relative_to(path) or not self.filesystem.equals(other.filesystem):
+            return False
+        return not _is_hidden(below.relative_to(path))
 
 
 def place_of(url: str) -> Place:
@@ -73,6 +83,8 @@ def parquet_files(place: Place) -> list[str]:
     """Paths of the Parquet files at a place, in order of their names.
 
     Folders are searched to any depth; names that begin with `_` or `.` are left out, as is usual.
+    Where nothing has the place's own name, `*`, `?` and `[...]` in it stand for files of its
+    folder.
 
     Raises:
         InvalidInput: Nothing is there, or no Parquet file.
@@ -81,20 +93,49 @@ def parquet_files(place: Place) -> list[str]:
     if info.type == pafs.FileType.File:
         return [place.path]
     files = []
+    if info.type == pafs.FileType.NotFound and _is_pattern(PurePosixPath(place.path).name):
+        files = _matching_files(place)
     if info.type == pafs.FileType.Directory:
         selector = pafs.FileSelector(place.path, recursive=True)
         for entry in place.filesystem.get_file_info(selector):
             below = PurePosixPath(entry.path[len(place.path) :].lstrip("/"))
-            hidden = any(name.startswith(("_", ".")) for name in below.parts)
-            if entry.type == pafs.FileType.File and below.suffix == ".parquet" and not hidden:
+            file = entry.type == pafs.FileType.File and below.suffix == ".parquet"
+            if file and not _is_hidden(below):
                 files.append(entry.path)
     if not files:
         raise InvalidInput(f"no Parquet file at {place.url!r}")
     return sorted(files)
 
 
+def _matching_files(place: Place) -> list[str]:
+    path = PurePosixPath(place.path)
+    own = PurePosixPath(path.name)
+    selector = pafs.FileSelector(str(path.parent), allow_not_found=True)
+    return [
+        entry.path
+        for entry in place.filesystem.get_file_info(selector)
+        if entry.type == pafs.FileType.File
+        and fnmatch.fnmatchcase(entry.base_name, own.name)
+        and (_is_hidden(own) or not _is_hidden(PurePosixPath(entry.base_name)))
+    ]
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def _is_hidden(below: PurePosixPath) -> bool:
+    return any(name.startswith(("_", ".")) for name in below.parts)
+
+
 def files_in(folder: Place) -> dict[str, int]:
-    """Names of the files directly in a folder and their sizes in bytes; empty where none is."""
+    """Names of the files directly in a folder and their sizes in bytes; empty where none is.
+
+    Raises:
+        InvalidInput: It is a file.
+    """
+    if folder.filesystem.get_file_info(folder.path).type == pafs.FileType.File:
+        raise InvalidInput(f"{folder.url!r} is a file; choose a folder")
     selector = pafs.FileSelector(folder.path, allow_not_found=True)
     entries = folder.filesystem.get_file_info(selector)
     return {entry.base_name: entry.size for entry in entries if entry.type == pafs.FileType.File}

@@ -16,6 +16,7 @@ from lasttoken.errors import InvalidInput
 PART_VECTOR_BYTES = 128 * 1024 * 1024
 MOST_ROWS_PER_PART = 32_768
 _FOOTERS_AT_A_TIME = 16
+_ARE_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +98,14 @@ def make_plan(options: CorpusOptions, *, part_rows: int) -> Plan:
         InvalidInput: An input is missing, is no Parquet, or has not the columns that it should.
     """
     found: list[tuple[int, Place, str]] = []
+    output = place_of(options.output)
     for number, url in enumerate(options.inputs):
         place = place_of(url)
+        if place.would_read(output):
+            raise InvalidInput(
+                f"the output {options.output!r} lies where the input {url!r} is looked for, so "
+                "that --resume would take its parts for inputs; choose another folder"
+            )
         found += [(number, place, path) for path in parquet_files(place)]
     with ThreadPoolExecutor(_FOOTERS_AT_A_TIME) as threads:
         looked = list(threads.map(lambda item: _look(*item), found))
@@ -149,7 +156,7 @@ def _columns_read(options: CorpusOptions, schema: pa.Schema, path: str) -> pa.Sc
         )
     text = schema.field(options.text_column)
     kind = text.type.value_type if pa.types.is_dictionary(text.type) else text.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not any(fits(kind) for fits in _ARE_STRINGS):
         raise InvalidInput(f"{path}: column {text.name!r} holds {text.type}; it must hold strings")
     names = dict.fromkeys([*kept, options.text_column])
     return pa.schema([schema.field(name) for name in names])

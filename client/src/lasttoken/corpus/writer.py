@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lasttoken.arrow_arrays import bool_array, number_array
 from lasttoken.corpus.manifest import Manifest
 from lasttoken.corpus.places import Place, publish
 from lasttoken.corpus.plan import Part
@@ -23,6 +24,7 @@ from lasttoken.errors import InvalidInput
 TEMPORARY = "_tmp-"
 _ROW_GROUP_BYTES = 32 * 1024 * 1024
 _METADATA = "lasttoken."
+_NUMPY_TYPES = {pa.float32(): np.float32, pa.float16(): np.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +102,10 @@ def vector_array(
         present: `[n]`, False where the vector is null.
         kind: Fixed-size list of float32 or float16.
     """
-    elements = vectors.astype(kind.value_type.to_pandas_dtype(), copy=False)
-    mask = None if present.all() else pa.array(~present)
-    return pa.FixedSizeListArray.from_arrays(pa.array(elements.reshape(-1)), type=kind, mask=mask)
+    elements = np.ascontiguousarray(vectors, dtype=_NUMPY_TYPES[kind.value_type]).reshape(-1)
+    mask = None if present.all() else bool_array(~present)
+    values = number_array(kind.value_type, elements)
+    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=mask)
 
 
 class PartWriter:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lasttoken.arrow_arrays import bool_array, number_array, string_array
 from lasttoken.errors import InvalidInput
 from lasttoken.files.text_source import parquet_missing
 
@@ -116,22 +117,23 @@ def _write_parquet(
     import pyarrow as pa
     from pyarrow import parquet
 
+    element = pa.from_numpy_dtype(dtype)
     schema = pa.schema(
         [
             pa.field("text", pa.string()),
             pa.field("token_count", pa.int32()),
             pa.field("truncated", pa.bool_()),
-            pa.field("embedding", pa.list_(pa.from_numpy_dtype(dtype), width)),
+            pa.field("embedding", pa.list_(element, width)),
         ],
         metadata=dict(metadata),
     )
     with parquet.ParquetWriter(path, schema) as writer:
         for chunk in chunks:
-            flat = pa.array(np.ascontiguousarray(chunk["embedding"]).reshape(-1))
+            flat = number_array(element, np.ascontiguousarray(chunk["embedding"]).reshape(-1))
             columns = [
-                pa.array(list(islice(texts, len(chunk))), pa.string()),
-                pa.array(np.ascontiguousarray(chunk["token_count"])),
-                pa.array(np.ascontiguousarray(chunk["truncated"])),
+                string_array(islice(texts, len(chunk))),
+                number_array(pa.int32(), np.ascontiguousarray(chunk["token_count"], np.int32)),
+                bool_array(chunk["truncated"]),
                 pa.FixedSizeListArray.from_arrays(flat, width),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))

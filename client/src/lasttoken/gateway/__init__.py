@@ -7,9 +7,9 @@
 
     app = create_app(GatewaySettings(url="127.0.0.1:8001"))
 
-A request passes `access` (keys, limits), a dialect (`openai_routes`, `tei_routes`, `ollama_routes`,
-`cohere_routes`: its shapes only), `embedding_core` (which model, which prompt, which size) and
-`upstream` (Triton).
+A request passes `access` (keys, limits), a dialect (`openai_embeddings`, `tei`, `ollama`, `cohere`:
+its shapes only), `embedding_core` (which model, which prompt, which size) and `token_steps`
+(Triton).
 """
 
 from __future__ import annotations

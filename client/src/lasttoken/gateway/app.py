@@ -13,12 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lasttoken.gateway.dialects import DIALECTS, error_at
 from lasttoken.gateway.embedding_route import EmbeddingRoute
 from lasttoken.gateway.exchange import exchange_of
 from lasttoken.gateway.gateway_state import Gateway
 from lasttoken.gateway.observer import Observer
-from lasttoken.gateway.openai_shapes import error_response
-from lasttoken.gateway.openapi import DIALECTS
 from lasttoken.gateway.operations import Handler, Operations, guarded
 from lasttoken.gateway.refusals import NO_METHOD, NO_ROUTE, Refusal
 from lasttoken.gateway.settings import GatewaySettings
@@ -93,8 +92,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
         refusal = Refusal(NO_METHOD, f"{path} takes no {method}")
     else:
         refusal = Refusal(NO_ROUTE, f"there is no {method} {path} here; see /openapi.json")
-    exchange_of(request).error = refusal.kind.code
-    response = error_response(refusal)
+    exchange = exchange_of(request)
+    exchange.error = refusal.kind.code
+    response = error_at(path, refusal, exchange)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value  # Allow
     return response

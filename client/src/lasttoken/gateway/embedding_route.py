@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lasttoken.errors import LasttokenError
+from lasttoken.errors import LasttokenError, RequestCancelled
 from lasttoken.gateway.dialect import Dialect
 from lasttoken.gateway.embedding_core import EmbedJob, embed
 from lasttoken.gateway.exchange import (
@@ -63,6 +64,12 @@ class EmbeddingRoute:
             finally:
                 self._gateway.in_flight -= 1
                 metrics.in_flight.dec()
+        except asyncio.CancelledError:
+            if not self._gateway.draining:
+                raise
+            # A second Ctrl-C, or a request longer than the time for draining: this task ends here
+            # all the same, and its caller is told that another gateway may be asked.
+            return self._refused(refusal_of(RequestCancelled("the gateway ends")), exchange)
         except CallerGone:
             metrics.disconnects.inc()
             exchange.error = "disconnected"

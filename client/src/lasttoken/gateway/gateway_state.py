@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lasttoken.gateway.access import Access
+from lasttoken.gateway.dialects import DIALECTS
 from lasttoken.gateway.gateway_metrics import GatewayMetrics
-from lasttoken.gateway.openapi import DIALECTS
 from lasttoken.gateway.served_models import ModelDirectory
 from lasttoken.gateway.settings import GatewaySettings
 from lasttoken.gateway.tracing import Tracing

@@ -6,10 +6,10 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lasttoken.gateway.dialects import error_at
 from lasttoken.gateway.exchange import new_exchange
 from lasttoken.gateway.gateway_metrics import GatewayMetrics
 from lasttoken.gateway.json_log import log_event, log_exchange
-from lasttoken.gateway.openai_shapes import error_response
 from lasttoken.gateway.refusals import INTERNAL, Refusal
 from lasttoken.gateway.tracing import Tracing
 
@@ -61,7 +61,8 @@ class Observer:
             log_event("failed", level="error", exc_info=True, request_id=exchange.request_id)
             if not status:
                 refusal = Refusal(INTERNAL, "the gateway failed on the request")
-                await error_response(refusal)(scope, receive, observed)
+                answer = error_at(scope["path"], refusal, exchange)
+                await answer(scope, receive, observed)
         finally:
             seconds = time.perf_counter() - exchange.started
             self._metrics.answered(exchange, status or GONE, seconds)

@@ -1,6 +1,7 @@
-"""Ollama's `POST /api/embed`.
+"""Ollama's `POST /api/embed`, and `POST /api/embeddings` of one text, which it superseded.
 
 Source: https://docs.ollama.com/api/embed
+https://github.com/ollama/ollama/blob/main/docs/api.md#generate-embedding
 """
 
 from __future__ import annotations
@@ -30,11 +31,23 @@ class OllamaRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     keep_alive: str | int | float | None = None
 
 
+class OllamaOneTextRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A request of Ollama's for the vector of one text."""
+
+    prompt: str
+    model: ModelName = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | int | float | None = None
+
+
+def _model(name: str | None) -> str | None:
+    return name and name.removesuffix(":latest")  # Ollama's tag of a model without one
+
+
 def _job(payload: OllamaRequest) -> EmbedJob:
     return EmbedJob(
         inputs=inputs_of(payload.input, param="input"),
-        # Ollama's tag of a model without one
-        model=payload.model and payload.model.removesuffix(":latest"),
+        model=_model(payload.model),
         dimensions=payload.dimensions,
         refuse_long=payload.truncate is False,
     )
@@ -54,9 +67,27 @@ def _answer(payload: OllamaRequest, embedded: Embedded, exchange: Exchange) -> I
     )
 
 
+def _one_text_job(payload: OllamaOneTextRequest) -> EmbedJob:
+    return EmbedJob(inputs=[payload.prompt], model=_model(payload.model))
+
+
+def _one_text_answer(
+    payload: OllamaOneTextRequest,  # noqa: ARG001
+    embedded: Embedded,
+    exchange: Exchange,  # noqa: ARG001
+) -> Iterator[bytes]:
+    yield dumps({"embedding": embedded.vectors[0]})
+
+
 def _error(refusal: Refusal, exchange: Exchange) -> dict[str, Any]:  # noqa: ARG001
     return {"error": str(refusal)}
 
+
+_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
 
 OLLAMA = Dialect(
     path="/api/embed",
@@ -76,9 +107,19 @@ OLLAMA = Dialect(
             "prompt_eval_count": {"type": "integer"},
         },
     },
-    error_schema={
+    error_schema=_ERROR_SCHEMA,
+)
+OLLAMA_ONE_TEXT = Dialect(
+    path="/api/embeddings",
+    summary="Ollama's embeddings of one text, which its embed superseded",
+    payload=OllamaOneTextRequest,
+    job=_one_text_job,
+    answer=_one_text_answer,
+    error=_error,
+    answer_schema={
         "type": "object",
-        "required": ["error"],
-        "properties": {"error": {"type": "string"}},
+        "required": ["embedding"],
+        "properties": {"embedding": {"type": "array", "items": {"type": "number"}}},
     },
+    error_schema=_ERROR_SCHEMA,
 )

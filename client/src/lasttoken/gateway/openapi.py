@@ -8,13 +8,9 @@ from typing import Any
 
 import msgspec
 
-from lasttoken.gateway.cohere import COHERE
 from lasttoken.gateway.dialect import Dialect
-from lasttoken.gateway.ollama import OLLAMA
-from lasttoken.gateway.openai_embeddings import ERROR_SCHEMA, OPENAI
-from lasttoken.gateway.tei import TEI, TEI_AT_ROOT
-
-DIALECTS = (OPENAI, TEI, TEI_AT_ROOT, OLLAMA, COHERE)
+from lasttoken.gateway.dialects import DIALECTS
+from lasttoken.gateway.openai_embeddings import ERROR_SCHEMA
 
 _MEANINGS = {
     400: "The request is not valid: its JSON, a field, a prompt, a size",

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lasttoken.encode_call import PROMPTS_OF_DOCUMENTS, PROMPTS_OF_QUERIES
 from lasttoken.gateway.refusals import invalid
 
 INPUT_TYPES = {
-    "query": ("query", "search_query"),
-    "search_query": ("search_query", "query"),
-    "passage": ("document", "search_document", "passage"),
-    "document": ("document", "search_document", "passage"),
-    "search_document": ("search_document", "document", "passage"),
+    "query": PROMPTS_OF_QUERIES,
+    "search_query": ("search_query", *PROMPTS_OF_QUERIES),
+    "passage": PROMPTS_OF_DOCUMENTS,
+    "document": PROMPTS_OF_DOCUMENTS,
+    "search_document": ("search_document", *PROMPTS_OF_DOCUMENTS),
     "classification": ("classification",),
     "clustering": ("clustering",),
 }

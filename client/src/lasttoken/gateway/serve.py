@@ -65,6 +65,11 @@ class _Server(uvicorn.Server):
         log_event("draining", delay_s=delay_s, in_flight=self._gateway.in_flight)
         asyncio.get_running_loop().call_later(delay_s, super().handle_exit, sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves the application's end out, and logs how it is cut off
+            await self.lifespan.shutdown()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if sockets and self.started:

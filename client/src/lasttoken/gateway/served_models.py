@@ -139,7 +139,9 @@ class ModelDirectory:
         if not known:
             return Refusal(UNAVAILABLE, "the server has no model that is ready; try again later")
         return invalid(
-            f"no model is named and there are several; name one of {known}", param="model"
+            f"no model is named and there are several: {', '.join(known)}; name one, or, where the "
+            "caller cannot, start the gateway with --default-model",
+            param="model",
         )
 
     def _look_up(self, name: str | None) -> tuple[ServedModel, PromptChoice] | None:

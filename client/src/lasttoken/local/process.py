@@ -29,6 +29,7 @@ if libraries:
 os.execv(program, sys.argv[3:])
 """
 
+_TICKS = os.sysconf("SC_CLK_TCK")
 _GROUP_GRACE_S = 2.0
 _KILLED_S = 1.0
 """Time for the kernel to end what was killed. Where nobody reaps orphans, they stay as zombies."""
@@ -111,6 +112,10 @@ class ServerProcess:
         """Wait for the program to end; returns whether it has."""
         return self._ended.wait(timeout_s)
 
+    def processor_s(self) -> float:
+        """Return the processor time that its group's living processes have used, in seconds."""
+        return sum(_ticks(folder, self.pid) for folder in Path("/proc").glob("[0-9]*")) / _TICKS
+
     def log(self) -> str:
         """Return all that this process has written to the log."""
         try:
@@ -147,6 +152,18 @@ class ServerProcess:
         if _group_exists(self.pid):
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+def _ticks(folder: Path, group: int) -> int:
+    """Return a process's clock ticks, user's and system's; 0 for one of another group.
+
+    Source: proc_pid_stat(5); the fields behind the name, which may hold spaces and brackets.
+    """
+    try:
+        fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0
+    return int(fields[11]) + int(fields[12]) if int(fields[2]) == group else 0
 
 
 def _wait_for_group(group: int, timeout_s: float) -> None:

@@ -29,12 +29,14 @@ class ServerProgram:
         arguments: Arguments that its installation needs.
         environment: Whole environment of the process, without LD_LIBRARY_PATH where that is set.
         library_path: LD_LIBRARY_PATH to set, or "" to leave that alone.
+        backends: Names of its backends; None where Triton itself knows.
     """
 
     path: str
     arguments: tuple[str, ...]
     environment: dict[str, str]
     library_path: str
+    backends: frozenset[str] | None = None
 
 
 def find_program(
@@ -73,4 +75,5 @@ def find_program(
         arguments=(f"--backend-directory={backends}",),
         environment=environment,
         library_path=f"{library_folder(triton)}:{interpreter.library_folder}",
+        backends=frozenset(path.name for path in backends.iterdir() if path.is_dir()),
     )

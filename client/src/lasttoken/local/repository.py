@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,15 @@ class RepositoryModel:
         name: Triton's name, equal to the folder's.
         is_ensemble: Whether it is an ensemble, which is what clients call.
         inputs: Names of its input tensors.
+        backend: Triton's backend that runs it; "" for an ensemble, or where Triton shall find out.
+        on_gpu: Whether it computes on a GPU.
     """
 
     name: str
     is_ensemble: bool
     inputs: tuple[str, ...]
+    backend: str = ""
+    on_gpu: bool = False
 
 
 def read_repository(repository: Path) -> tuple[RepositoryModel, ...]:
@@ -52,6 +57,8 @@ def read_repository(repository: Path) -> tuple[RepositoryModel, ...]:
                 name=name,
                 is_ensemble=config.platform == "ensemble" or config.HasField("ensemble_scheduling"),
                 inputs=tuple(tensor.name for tensor in config.input),
+                backend=config.backend,
+                on_gpu=_is_on_gpu(config),
             )
         )
     if not models:
@@ -60,3 +67,32 @@ def read_repository(repository: Path) -> tuple[RepositoryModel, ...]:
             "(lasttoken-export writes such folders)"
         )
     return tuple(models)
+
+
+def check_backends(models: Sequence[RepositoryModel], backends: Collection[str]) -> None:
+    """Refuse a model that a Triton cannot load for want of its backend.
+
+    Args:
+        models: Of a repository.
+        backends: That the Triton has.
+
+    Raises:
+        RepositoryInvalid: It has not that of a model.
+    """
+    for model in models:
+        if model.backend and model.backend not in backends:
+            raise RepositoryInvalid(
+                f"{model.name!r} is for Triton's backend {model.backend!r}, and the Triton of this "
+                f"package has {', '.join(sorted(backends))} alone; serve the repository with a "
+                "Triton that has it (one that is on the PATH is taken), or export the model again "
+                "without --encoder native"
+            )
+
+
+def _is_on_gpu(config: model_config_pb2.ModelConfig) -> bool:
+    # An encoder in Python opens its device itself: to Triton its instances are of the CPU.
+    runtime = config.parameters["runtime"].string_value if "runtime" in config.parameters else ""
+    of_gpu = model_config_pb2.ModelInstanceGroup.KIND_GPU
+    return runtime not in ("", "onnxruntime-cpu") or any(
+        group.kind == of_gpu for group in config.instance_group
+    )

@@ -15,11 +15,11 @@ from lasttoken.errors import InvalidInput, RepositoryInvalid, ServerStartFailed,
 from lasttoken.interrupts import interrupts_held
 from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken.local.check_repository import check_model, models_with_cards
-from lasttoken.local.ports import address, free_ports
+from lasttoken.local.ports import address, check_ports, free_ports
 from lasttoken.local.process import ServerProcess
 from lasttoken.local.program import ServerProgram, find_program
 from lasttoken.local.readiness import wait_until_ready
-from lasttoken.local.repository import read_repository
+from lasttoken.local.repository import check_backends, read_repository
 from lasttoken.local.server_arguments import CLOSED_APIS, Ports, server_arguments
 from lasttoken.local.server_environment import REQUIREMENTS
 from lasttoken.local.server_log import explain
@@ -96,11 +96,18 @@ class LocalTriton:
             announce: Told in a few words what takes long, when something does; None for silence.
 
         Raises:
-            InvalidInput: `host` is not an IP address, or a port or a time is out of range.
+            InvalidInput: `host` is not an IP address, a port or a time is out of range, or two
+                ports are the same.
         """
+        named: dict[int, str] = {}
         for name, port in (("grpc", grpc_port), ("http", http_port), ("metrics", metrics_port)):
             if port is not None and not 0 <= port <= 65535:
                 raise InvalidInput(f"{name}_port is {port!r}; it must be between 0 and 65535")
+            if port and (other := named.setdefault(port, name)) != name:
+                raise InvalidInput(
+                    f"{other}_port and {name}_port are both {port}; choose different ones, or 0 "
+                    "for a free one"
+                )
         try:
             ipaddress.ip_address(host)
         except ValueError as error:
@@ -140,15 +147,19 @@ class LocalTriton:
             UnsupportedPlatform: No Triton for this system, or no interpreter that can host models.
             InstallationFailed: Triton or its environment could not be fetched.
             RepositoryInvalid: The folder is not a model repository, or a model in it is not as it
-                was exported.
-            ServerStartFailed: The server ended or did not become ready; with the end of its log.
+                was exported, or needs a backend that the fetched Triton has not.
+            ServerStartFailed: A port that was named cannot be bound; or the server ended or did not
+                become ready, with the end of its log.
         """
         if self._process is not None:
             raise ServerStartFailed(f"this server runs already, as process {self.pid}")
         models = read_repository(self._repository)
+        check_ports(self._host, self._named_ports())
         if self._verify:
             self._check_digests()
         program = find_program(self._cache_folder, self._python, self._requirements, self._announce)
+        if program.backends is not None:
+            check_backends(models, program.backends)
         for attempt in range(1, _START_ATTEMPTS + 1):
             self._ports = self._choose_ports()
             try:
@@ -263,6 +274,15 @@ class LocalTriton:
         """Names of the repository's ensembles, which are what clients call."""
         return tuple(m.name for m in read_repository(self._repository) if m.is_ensemble)
 
+    @property
+    def computes_on_cpu(self) -> bool:
+        """Whether none of the repository's models computes on a GPU."""
+        return not any(model.on_gpu for model in read_repository(self._repository))
+
+    def processor_s(self) -> float:
+        """Return the processor time that the server and its models have used, in seconds."""
+        return self._running().processor_s()
+
     def log(self) -> str:
         """Return all that the server has written to its log."""
         return self._running().log()
@@ -310,6 +330,12 @@ class LocalTriton:
             http=next(free) if wanted.http == 0 else wanted.http,
             metrics=next(free) if wanted.metrics == 0 else wanted.metrics,
         )
+
+    def _named_ports(self) -> dict[str, int]:
+        """The ports that are not left to the system, by the options that name them."""
+        ports = self._wanted_ports
+        wanted = (("grpc", ports.grpc), ("http", ports.http), ("metrics", ports.metrics))
+        return {f"{name}_port (--{name}-port)": port for name, port in wanted if port}
 
     def _ports_are_free_choice(self) -> bool:
         return 0 in (self._wanted_ports.grpc, self._wanted_ports.http, self._wanted_ports.metrics)

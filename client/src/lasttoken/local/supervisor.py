@@ -2,6 +2,8 @@
 
 A Python model's process that has died leaves Triton alive and ready, so only an inference shows it.
 Probes pass whatever waits in the encoder; a server that is only busy is left alone (liveness.py).
+They do not pass what is being computed, and a batch can take minutes where a large model or a long
+text meets few processors: a server that computes meanwhile is left alone too, for a bounded time.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from lasttoken.options import RetryPolicy
 
 _PROBE_TEXT = "probe"
 _ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+_NO_ANSWER = "no answer: "
+_COMPUTING_CORES = 0.1
+"""Of a server that computes, on a crowded machine too; an idle or a blocked one has a hundredth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,8 @@ class SupervisionOptions:
         interval_s: Time between two probes, in seconds.
         timeout_s: Time that a probe may take, in seconds.
         failures: Probes in a row that must fail.
+        busy_timeout_s: Time for which probes may go unanswered while the server computes, in
+            seconds; not for one that uses a GPU, where no batch takes so long.
         max_restarts: Most restarts within `window_s`; beyond it the supervisor gives up.
         window_s: See `max_restarts`, in seconds.
         stop_timeout_s: How long a server that does not answer may take to stop, in seconds.
@@ -41,12 +48,14 @@ class SupervisionOptions:
     interval_s: float = 5.0
     timeout_s: float = 10.0
     failures: int = 2
+    busy_timeout_s: float = 300.0
     max_restarts: int = 5
     window_s: float = 600.0
     stop_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("interval_s", "timeout_s", "failures", "max_restarts", "window_s"):
+        positive = ("interval_s", "timeout_s", "failures", "max_restarts", "window_s")
+        for name in (*positive, "busy_timeout_s"):
             if not getattr(self, name) > 0:
                 raise InvalidInput(f"{name} is {getattr(self, name)!r}; it must be positive")
 
@@ -77,6 +86,7 @@ class Supervisor:
         self._tell = announce
         self._clock = clock
         self._restarts: collections.deque[float] = collections.deque()
+        self._silent_since: float | None = None
         self._stopped = threading.Event()
         self.restarts = 0
 
@@ -113,10 +123,32 @@ class Supervisor:
 
     def _failing(self) -> str | None:
         for model in self._server.models():
+            used_s = self._server.processor_s()
             reason = self._probe(self._server.grpc_url, model, self._options.timeout_s)
-            if reason is not None:
-                return f"{model}: {reason}"
+            if reason is None:
+                continue
+            if reason.startswith(_NO_ANSWER) and self._is_computing(used_s):
+                return self._silence(f"{model}: {reason}")
+            return f"{model}: {reason}"
+        self._silent_since = None
         return None
+
+    def _is_computing(self, used_s: float) -> bool:
+        """Whether the server, which had used so much processor time before the probe, computes."""
+        needed_s = _COMPUTING_CORES * self._options.timeout_s
+        return self._server.computes_on_cpu and self._server.processor_s() - used_s >= needed_s
+
+    def _silence(self, reason: str) -> str | None:
+        """Forgive a server that computes, until it has been silent for too long."""
+        now = self._clock()
+        limit_s = self._options.busy_timeout_s
+        if self._silent_since is None:
+            self._silent_since = now
+            self._announce(
+                f"{reason}; it computes, so it is left alone until it has been silent for "
+                f"{limit_s:g} s"
+            )
+        return reason if now - self._silent_since >= limit_s else None
 
     def _restart(self, reason: str) -> None:
         now = self._clock()
@@ -128,6 +160,7 @@ class Supervisor:
                 f"{self._options.window_s:g} s and stopped answering again ({reason}); see its log"
             )
         self._restarts.append(now)
+        self._silent_since = None
         self._announce(f"{reason}; starting the server anew")
         started_s = self._clock()
         self._server.restart(stop_timeout_s=self._options.stop_timeout_s)
@@ -150,6 +183,6 @@ def probe_model(grpc_url: str, model: str, timeout_s: float) -> str | None:
                     continue
                 if not is_only_busy(error):
                     slow = isinstance(error, DeadlineExceeded)
-                    return f"no answer: {error}" if slow else str(error)
+                    return f"{_NO_ANSWER}{error}" if slow else str(error)
             break
     return None
