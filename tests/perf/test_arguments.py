@@ -34,12 +34,12 @@ def test_numbers(words, refused, capsys):
 
 
 def test_a_server_without_metrics_is_no_subject_of_overload(capsys):
-    assert main(["overload", "--url", "127.0.0.1:1"]) == 1
+    assert main(["overload", "--url", "127.0.0.1:1"]) == 2
     assert "give it, such as http://HOST:8002/metrics" in capsys.readouterr().err
 
 
 def test_an_export_finds_its_folder_and_its_layers_first(tmp_path, capsys):
-    assert main(["export", "--layers", "33", "--folder", str(tmp_path / "x")]) == 1
+    assert main(["export", "--layers", "33", "--folder", str(tmp_path / "x")]) == 2
     assert "--layers is 33; the model has 32" in capsys.readouterr().err
     assert main(["export", "--layers", "1", "--folder", str(tmp_path)]) == 1
     assert f"{tmp_path} is there" in capsys.readouterr().err

@@ -223,7 +223,7 @@ def test_lengths_that_cannot_be_read_are_refused(tmp_path):
 )  # fmt: skip
 def test_nothing_is_written_of_a_refused_question(tmp_path, capsys, words):
     output = tmp_path / "plan.json"
-    assert main(["plan", "--gpu", "H200", *words, "--output", str(output)]) == 1
+    assert main(["plan", "--gpu", "H200", *words, "--output", str(output)]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
     assert not printed.out
@@ -239,7 +239,7 @@ def test_a_plot_that_cannot_be_is_refused_before_the_work(tmp_path, capsys, name
     (tmp_path / "folder.svg").mkdir()
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.iterdir())
-    assert main(["plan", "--gpu", "H200", "--plot", str(tmp_path / name)]) == 1
+    assert main(["plan", "--gpu", "H200", "--plot", str(tmp_path / name)]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert not printed.out
@@ -255,6 +255,6 @@ def test_the_folder_of_a_plot_is_made(tmp_path):
 
 def test_claims_have_no_plot(tmp_path, capsys):
     picture = tmp_path / "new" / "plan.svg"
-    assert main(["plan", "--claims", "--plot", str(picture)]) == 1
+    assert main(["plan", "--claims", "--plot", str(picture)]) == 2
     assert "leave out --plot" in capsys.readouterr().err
     assert not picture.parent.exists()

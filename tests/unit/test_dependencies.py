@@ -26,6 +26,13 @@ def normalise(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def waits(block):
+    """Whether what a block imports is not imported with its module."""
+    if isinstance(block, ast.If):
+        return isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+    return isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
 def names_of(requirements):
     return {normalise(re.split(r"[^\w.-]", r, maxsplit=1)[0]) for r in requirements}
 
@@ -42,12 +49,7 @@ def test_every_import_is_a_declared_dependency(package, pytestconfig):
     imported = set()
     for path in (folder / "src").rglob("*.py"):
         tree = ast.parse(path.read_text())
-        lazy = {
-            id(node)
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-            for node in ast.walk(function)
-        }
+        lazy = {id(node) for block in ast.walk(tree) if waits(block) for node in ast.walk(block)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
