@@ -57,7 +57,8 @@ def server(tmp_path_factory, cache_folder):
     config = (encoder / "config.pbtxt").read_text()
     queue = r'("max_queue_tokens" value \{ string_value: ")\d+'
     (encoder / "config.pbtxt").write_text(re.sub(queue, rf"\g<1>{LARGE_REQUEST_TOKENS}", config))
-    with LocalTriton(repository, cache_folder=cache_folder) as started:
+    # At the end its models' processes are dead, which Triton would wait for to no end.
+    with LocalTriton(repository, cache_folder=cache_folder, stop_timeout_s=3) as started:
         yield started
 
 
