@@ -23,7 +23,7 @@ from lasttoken_perf.gpu_suite.render import suite_tables
 from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import shape_account, shape_config
 from lasttoken_perf.gpu_suite.step_process import StepOutcome, run_step
-from lasttoken_perf.gpu_suite.suite import STEPS, assemble, in_short, run_suite, why_not
+from lasttoken_perf.gpu_suite.suite import STEPS, assemble, run_suite, why_not
 from lasttoken_perf.gpu_suite.token_rows import (
     CORPORA,
     EVEN,
@@ -215,15 +215,6 @@ def test_a_share_above_the_ceiling_is_not_left_unexplained():
     assert "repeat the step" not in tables(0.9)
     assert "| a | fp32 | 0.00420 | - |" in tables(0.9)  # of a small shape too
     assert "no figure" not in tables(0.9)  # a table without rows
-
-
-def test_a_reason_in_a_line_names_the_error():
-    traceback = "Traceback (most recent call last):\n  File ...\nRuntimeError: no card\n"
-    assert in_short(f"its process ended with 1: {traceback}") == (
-        "its process ended with 1: RuntimeError: no card"
-    )
-    assert in_short("failed: WrongAnswer: off\nby much") == "failed: WrongAnswer: off"
-    assert in_short("") == ""
 
 
 def test_a_suite_without_any_figure_fails(tmp_path, monkeypatch, capsys):

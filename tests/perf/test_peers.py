@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lasttoken_perf.commands.peers import in_short, peers_table
+from lasttoken_perf.commands.peers import peers_table
 from lasttoken_perf.errors import PeerFailed, ToolUnavailable, WrongAnswer
 from lasttoken_perf.peers import contestants, environment
 from lasttoken_perf.peers.agreement import agree
@@ -253,13 +253,6 @@ def test_a_timed_row_says_what_others_took():
     measure([peer], WORK, timing, repeats=1, say=lambda words: None)
     assert timing.rows[0]["other_cpu_cores"] >= 0
     make_result(kind="peers", what="a test", rows=timing.rows)
-
-
-def test_a_reason_is_told_in_one_line_with_the_last_words():
-    assert in_short("no GPU\nx") == "no GPU"
-    assert in_short("ended with 1:\nTraceback\n  File\nOSError: a | b\n\n") == (
-        "ended with 1: OSError: a \\| b"
-    )
 
 
 @pytest.mark.parametrize("pooling", ["last_token", "cls", "mean"])

@@ -5,17 +5,18 @@ import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.quality.verify_repository import open_artefact
-from lasttoken_perf.errors import PeerFailed
+from lasttoken_perf.errors import PeerFailed, WrongAnswer
 from lasttoken_perf.precisions import exports_folder as exports
 from lasttoken_perf.precisions.artefacts import export_precisions, file_sizes
 from lasttoken_perf.precisions.engine_process import EngineProcess, rows_of_batch
 from lasttoken_perf.precisions.exports_folder import exports_folder
-from lasttoken_perf.precisions.speed import BARE, SERVED, bare_rows
+from lasttoken_perf.precisions.speed import BARE, SERVED, bare_rows, check_same_texts
 from lasttoken_perf.precisions.table import QUALITY, bars, render
 from lasttoken_perf.results import make_result
 from unit.export.checkpoints import tensors, write_folder
@@ -203,3 +204,12 @@ def test_a_run_waits_while_its_exports_are_removed_and_begins_anew(
         assert not list(anew.iterdir())
     remover.join()
     assert first.is_dir()
+
+
+def test_served_vectors_of_other_texts_are_no_result():
+    exact = np.eye(4, 8, dtype=np.float32)
+    rounded = exact + np.float32(0.1)
+    check_same_texts("m_int8", rounded, exact)
+    check_same_texts("m_int4", rounded[[0, 1, 3, 2]], exact)  # half, as of a coarse precision
+    with pytest.raises(WrongAnswer, match="m_int8: only 25% of the served vectors"):
+        check_same_texts("m_int8", rounded[[0, 2, 3, 1]], exact)

@@ -26,7 +26,7 @@ from lasttoken_export.server_modules import server_module
 from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import MissingLibrary, WrongAnswer
 from lasttoken_perf.hf_folder import write_peer_folder
-from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
 from lasttoken_perf.results import Row, make_result, spread
@@ -137,10 +137,7 @@ def run_bench(
                                    if key.startswith("lasttoken_") and key.endswith("_total")},
             }  # fmt: skip
 
-        def finished(ended_by: str) -> dict[str, Any] | None:
-            return result(f"{ended_by} after {len(rows)} rows") if rows else None
-
-        with rows_kept(output, finished):
+        with rows_kept(output, after_rows(rows, result)):
             for repeat in range(1, options.repeats + 1):
                 for contestant, run in contestants.items():
                     done = run()

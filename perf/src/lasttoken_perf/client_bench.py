@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from lasttoken import AsyncEmbeddingClient, EmbeddingClient
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.instant_server import instant_server
-from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.results import Row, make_result
 
 Vectors = NDArray[np.float32]
@@ -139,13 +139,10 @@ def run_client_bench(
             interrupted=interrupted,
         )
 
-    def finished(ended_by: str) -> dict[str, Any] | None:
-        return result(f"{ended_by} after {len(rows)} rows") if rows else None
-
     for dimensions in options.dimensions:
         with (
             instant_server(dimensions, cache_folder=options.cache_folder) as served,
-            rows_kept(output, finished),
+            rows_kept(output, after_rows(rows, result)),
         ):
             expected = embed_list(served.grpc_url, served.model, texts, 8)
             for repeat in range(1, options.repeats + 1):

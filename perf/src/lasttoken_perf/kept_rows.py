@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ def rows_kept(output: Path | None, finished: Finished) -> Iterator[None]:
         if kept := _write(output, finished(type(error).__name__)):
             say(kept)
         raise
+
+
+def after_rows(rows: Sized, result: Callable[[str], dict[str, Any]]) -> Finished:
+    """Return what tells `rows_kept` the result of rows that are added one by one.
+
+    Args:
+        rows: Those that are finished, whenever it is asked.
+        result: Makes the result of them, from the words that say what ended it and after how many.
+    """
+    return lambda ended_by: result(f"{ended_by} after {len(rows)} rows") if rows else None
 
 
 def _write(output: Path | None, result: dict[str, Any] | None) -> str:

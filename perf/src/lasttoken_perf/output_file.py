@@ -30,9 +30,7 @@ def check_output(option: str, file: Path) -> None:
             if not os.access(file, os.W_OK):
                 raise PermissionError("no permission")
         else:
-            nearest = next(folder for folder in file.absolute().parents if folder.exists())
-            with tempfile.TemporaryFile(dir=nearest):
-                pass
+            _try_to_write(_nearest(file.absolute().parent))
     except OSError as error:
         raise OutputUnwritable(
             f"{option} is {str(file)!r}, which cannot be written "
@@ -50,11 +48,9 @@ def check_folder(option: str, folder: Path) -> None:
     Raises:
         OutputUnwritable: It cannot.
     """
-    own = folder.absolute()
-    nearest = next(place for place in (own, *own.parents) if place.exists())
+    nearest = _nearest(folder.absolute())
     try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        _try_to_write(nearest)
     except OSError as error:
         raise OutputUnwritable(
             f"{option} is {str(folder)!r}, and {str(nearest)!r} cannot be written into "
@@ -75,6 +71,16 @@ def write_output(file: Path, text: str) -> None:
         raise OutputUnwritable(
             f"{str(file)!r} cannot be written ({error.strerror or error}); {_rescue(text, file)}"
         ) from None
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or what exists of the way to it."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _try_to_write(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _rescue(text: str, file: Path) -> str:

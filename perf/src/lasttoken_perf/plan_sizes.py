@@ -23,7 +23,7 @@ from lasttoken_export.tensorrt.target import (
     find_target,
 )
 from lasttoken_perf.errors import PeerFailed
-from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.plain_calibration import PlainCalibration
 from lasttoken_perf.plan_build import PlanBuild, run_plan_build
 from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
@@ -88,12 +88,9 @@ def run_plan_sizes(
             interrupted=interrupted,
         )
 
-    def finished(ended_by: str) -> dict[str, Any] | None:
-        return result(f"{ended_by} after {len(rows)} rows") if rows else None
-
     with (
         tempfile.TemporaryDirectory(prefix="lasttoken-plans.") as folder,
-        rows_kept(output, finished),
+        rows_kept(output, after_rows(rows, result)),
     ):
         for subject, checkpoint in _checkpoints(models, Path(folder), cache_folder, say):
             layers = checkpoint.config.num_layers

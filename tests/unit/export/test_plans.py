@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -142,6 +143,20 @@ def test_float32_is_built_of_separate_operators(library, graphs, tmp_path, monke
     with pytest.raises(BuildFailed, match="not supported by a dedicated kernel"):
         build_plan(graphs("fp32"), tmp_path / "failed.plan", options(library, "fp32"))
     assert not (tmp_path / "failed.plan").exists()
+
+
+def test_a_plan_is_not_lost_for_want_of_a_timing_cache(tmp_path):
+    """Enterprise TensorRT's, which is not installed here, alone has one."""
+    enterprise = SimpleNamespace(is_rtx=False)
+    config = SimpleNamespace(
+        get_timing_cache=lambda: SimpleNamespace(serialize=lambda: bytearray(b"timings"))
+    )
+    (tmp_path / "file").write_text("no folder")
+    for folder in ("folder", "file"):
+        wanted = options(enterprise, "fp16", timing_cache=tmp_path / folder / "timings")
+        plan_builder._save_timings(config, wanted)
+    assert (tmp_path / "folder" / "timings").read_bytes() == b"timings"
+    assert (tmp_path / "file").read_text() == "no folder"
 
 
 WEIGHT_BITS = {"fp16": 16, "bf16": 16, "int8": 8, "int8-weights": 8, "fp8": 8, "int4": 4}

@@ -172,7 +172,8 @@ def probe_model(grpc_url: str, model: str, timeout_s: float) -> str | None:
     """Embed a short text.
 
     Returns:
-        None when the model answers, or refuses as only a working encoder does; else why not.
+        None when the model answers, or refuses as only a working encoder does; else why not, behind
+        "no answer: " where it said nothing in time.
     """
     with EmbeddingClient(grpc_url, model, retry=_ONE_ATTEMPT) as client:
         for priority in PROBE_CLASSES:

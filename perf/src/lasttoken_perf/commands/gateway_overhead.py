@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lasttoken_perf.command import Command, cache_folder, positive_number, say, whole_number
-from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.results import make_result
 
 
@@ -43,8 +43,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         cache_folder=cache_folder(),
         say=say,
         keeping=lambda rows: rows_kept(
-            options.output,
-            lambda ended_by: result(rows, f"{ended_by} after {len(rows)} rows") if rows else None,
+            options.output, after_rows(rows, lambda interrupted: result(rows, interrupted))
         ),
     )
     whole = result(rows)

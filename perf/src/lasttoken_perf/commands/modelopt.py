@@ -8,7 +8,7 @@ from typing import Any
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.quality.sets import open_set
 from lasttoken_perf.command import Command, cache_folder, say, whole_number
-from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.modelopt.comparison import (
     PAIRS_OF_DECODER,
     PAIRS_OF_ENCODER,
@@ -52,10 +52,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             interrupted=interrupted,
         )
 
-    def finished(ended_by: str) -> dict[str, Any] | None:
-        return result(f"{ended_by} after {len(rows)} rows") if rows else None
-
-    with rows_kept(options.output, finished):
+    with rows_kept(options.output, after_rows(rows, result)):
         for entry in entries:
             found[entry.name] = compare_model(
                 entry,

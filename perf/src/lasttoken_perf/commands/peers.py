@@ -10,7 +10,7 @@ from lasttoken_perf.command import Command, add_model_argument, cache_folder, sa
 from lasttoken_perf.peers.compare import CompareOptions, run_compare
 from lasttoken_perf.peers.contestants import PEERS
 from lasttoken_perf.peers.other_load import OTHER_CORES_BAR
-from lasttoken_perf.tables import markdown_table, median
+from lasttoken_perf.tables import in_short, markdown_table, median
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,13 +96,6 @@ def peers_table(result: dict[str, Any]) -> Iterator[str]:
             f"Other programs took up to {others:.1f} of the cores while this was timed: neither "
             "figures nor ratios hold; repeat it on a quiet machine."
         )
-
-
-def in_short(why: str) -> str:
-    """Return a reason on one line: what failed and, where output follows, its last words."""
-    first, *output = [line.strip() for line in why.splitlines() if line.strip()] or [""]
-    said = f"{first} {output[-1]}" if output and first.endswith(":") else first
-    return said.replace("|", "\\|")
 
 
 COMMAND = Command(add_arguments=_add_arguments, run=_run)

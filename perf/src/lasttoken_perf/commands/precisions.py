@@ -16,7 +16,7 @@ from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.verify_repository import Artefact
 from lasttoken_perf.command import Command, cache_folder, say, whole_number
 from lasttoken_perf.errors import NothingMeasured
-from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.output_file import check_folder, check_output, write_output
 from lasttoken_perf.precisions.artefacts import (
     TARGET,
@@ -81,10 +81,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             interrupted=interrupted,
         )  # fmt: skip
 
-    def finished(ended_by: str) -> dict[str, Any] | None:
-        return result(f"{ended_by} after {len(rows)} rows") if rows else None
-
-    with rows_kept(options.output, finished):
+    with rows_kept(options.output, after_rows(rows, result)):
         for entry in entries:
             for row in _rows_of_model(entry, texts, options, cache):
                 rows.append({"model": entry.name, **row})  # noqa: PERF401 - kept one by one

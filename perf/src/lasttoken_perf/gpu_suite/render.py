@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lasttoken_perf.gpu_suite.suite import in_short, why_not
-from lasttoken_perf.tables import markdown_table, median
+from lasttoken_perf.gpu_suite.suite import why_not
+from lasttoken_perf.tables import in_short, markdown_table, median
 
 
 def suite_tables(result: Mapping[str, Any]) -> Iterator[str]:

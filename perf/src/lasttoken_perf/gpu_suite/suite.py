@@ -17,6 +17,7 @@ from lasttoken_perf.gpu_suite.token_rows import CORPORA, QUERIES, make_rows
 from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.results import Row, make_result, read_result
+from lasttoken_perf.tables import in_short
 
 _MODULES = "lasttoken_perf.gpu_suite.steps"
 STEPS: Mapping[str, str] = {
@@ -33,7 +34,6 @@ STEPS: Mapping[str, str] = {
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime-gpu", "flash-attn",
              "tensorrt", "tensorrt-rtx-cu13", "cuda-bindings")  # fmt: skip
-TRACEBACK = "Traceback (most recent call last):"
 _NOT_COMPARED = ("work_folder",)
 
 
@@ -124,14 +124,6 @@ def assemble(outcomes: Mapping[str, Mapping[str, Any]], settings: SuiteSettings)
         packages=_PACKAGES,
     )
     return {**result, "ratios": ratios(result["rows"]), "steps": dict(outcomes)}
-
-
-def in_short(reason: str) -> str:
-    """Return a reason in a line: of a traceback that is the last, which names the error."""
-    lines = [line.strip() for line in reason.splitlines() if line.strip()] or [""]
-    if not lines[0].endswith(TRACEBACK) or len(lines) == 1:
-        return lines[0]
-    return lines[0].removesuffix(TRACEBACK) + lines[-1]
 
 
 def why_not(result: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_perf.bench import tokenize
 from lasttoken_perf.corpus import texts_of
 from lasttoken_perf.hf_folder import gguf_of, write_peer_folder
-from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.peers.agreement import Vectors, agree
 from lasttoken_perf.peers.contestants import (
     BARE,
@@ -171,11 +171,7 @@ def run_compare(
                 "unavailable": {**unavailable, **timing.failed},
             }
 
-        def finished(ended_by: str) -> dict[str, Any] | None:
-            rows = len(timing.rows)
-            return result(f"{ended_by} after {rows} rows") if rows else None
-
-        with rows_kept(output, finished):
+        with rows_kept(output, after_rows(timing.rows, result)):
             measure(contestants, work, timing, repeats=options.repeats, say=say)
     return result()
 

@@ -99,6 +99,18 @@ def test_a_graph_without_kernels_on_the_cpu_is_told_in_words(folder, tmp_path, c
     assert "cannot be verified on this machine: ONNX Runtime's CPU" in capsys.readouterr().err
 
 
+def test_weights_of_other_heads_than_published_are_no_reference(
+    folder, tmp_path, capsys, monkeypatch
+):
+    model = export(folder, tmp_path / "repository", from_entry_with(folder, monkeypatch))
+    heads = open_checkpoint(folder).config.num_heads
+    shape = {"num_layers": 2, "num_heads": 2 * heads, "source": "its config.json"}
+    published = dataclasses.replace(make_entry(), published_shape=shape)
+    monkeypatch.setattr(verify_command, "catalogue_entry", {"small": published}.__getitem__)
+    assert verify(model, "--checkpoint", folder) == 1
+    assert f"says {heads} attention heads; small" in capsys.readouterr().err
+
+
 def from_entry_with(folder, monkeypatch):
     """Put the small contract into the catalogue."""
     catalogue = {"small": make_entry()}

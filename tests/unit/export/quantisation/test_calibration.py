@@ -14,8 +14,11 @@ from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quantisation import calibrate as calibrate_module
 from lasttoken_export.quantisation.calibrate import calibrate_model
+from lasttoken_export.quantisation.calibrate_entry import calibrate_entry
 from lasttoken_export.quantisation.calibration_options import CalibrationOptions
 from unit.export.checkpoints import tensors, write_folder
+from unit.export.test_export import BYTES_CONFIG, make_entry
+from unit.tokenizer.small import byte_level_tokenizer
 
 ROWS = [np.arange(2, 2 + length, dtype=np.int32) for length in (1, 4, 11, 30)]
 
@@ -246,3 +249,18 @@ def test_other_weights_have_another_folder(checkpoint, tmp_path):
 def test_a_calibrated_precision_without_a_calibration_is_refused(checkpoint):
     with pytest.raises(InvalidOption, match="int8 needs a calibration; make one with"):
         model_graph(checkpoint, precision="int8", contract=EmbeddingContract())
+
+
+def test_few_texts_of_ones_own_are_warned_of(tmp_path):
+    folder = write_folder(tmp_path / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    (folder / "tokenizer.json").write_text(byte_level_tokenizer())
+    texts, said = tmp_path / "texts", []
+    for count, words in ((3, ["tokens in 3 calibration texts are few"]), (400, [])):
+        texts.write_text("a text to calibrate on\n" * count)
+        calibrate_entry(
+            open_checkpoint(folder), make_entry(), precision="int8", target="onnxruntime",
+            options=CalibrationOptions(texts=texts), say=said.append,
+        )  # fmt: skip
+        assert len(said) == len(words)
+        assert all(word in line for word, line in zip(words, said, strict=True))
+        said.clear()
