@@ -43,6 +43,7 @@ def test_every_model_of_the_catalogue_is_known_with_its_attention_and_dimensions
         published = entry(name).published_shape
         assert account.config.num_layers == published["num_layers"]
         assert account.config.num_heads == published["num_heads"]
+        assert account.config.rope_theta == published.get("rope_theta")
 
 
 def test_a_folder_is_read_and_anything_else_refused(tmp_path):

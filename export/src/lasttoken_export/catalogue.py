@@ -64,8 +64,9 @@ class CatalogueEntry:
             none.
         notes: What a reader of the file should know.
         published_shape: What tells a checkpoint of the published model with other attention
-            heads, which its tensors' shapes may not: ``num_layers``, ``num_heads`` (of queries)
-            and their ``source``; None where nothing is known.
+            heads or rotary frequencies, which its tensors' shapes may not: ``num_layers``,
+            ``num_heads`` (of queries), where positions are rotated ``rope_theta``, and their
+            ``source``; None where nothing is known.
         weights_of: Name of another model, whose weights are served by this entry's contract; None
             for the entry's own.
 
@@ -124,7 +125,8 @@ class CatalogueEntry:
         if self.published_shape is not None and not _is_published_shape(self.published_shape):
             raise InvalidCatalogue(
                 f"{self.name}: published_shape is {self.published_shape!r}; give "
-                f"{sorted(_SHAPE_KEYS)!r}, both numbers from 1"
+                f"{sorted(_SHAPE_KEYS)!r} and, where positions are rotated, 'rope_theta': numbers "
+                "from 1"
             )
         if self.tokenizer.get("model") != self.name:
             raise InvalidCatalogue(f"{self.name}: its tokenizer contract names another model")
@@ -207,9 +209,11 @@ def _is_matryoshka(value: Mapping[str, Any], dimensions: int) -> bool:
 
 
 def _is_published_shape(value: Mapping[str, Any]) -> bool:
-    if value.keys() != _SHAPE_KEYS or not isinstance(value["source"], str) or not value["source"]:
+    if value.keys() - {"rope_theta"} != _SHAPE_KEYS:
         return False
-    return all(type(value[key]) is int and value[key] > 0 for key in _SHAPE_KEYS - {"source"})
+    if not isinstance(value["source"], str) or not value["source"]:
+        return False
+    return all(type(value[key]) is int and value[key] > 0 for key in value.keys() - {"source"})
 
 
 def _are_golden_scores(value: Mapping[str, Any], prompts: Mapping[str, str]) -> bool:

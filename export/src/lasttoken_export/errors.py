@@ -14,6 +14,7 @@ ExportError
 │   ├── CorruptFile               truncated, or not of its format
 │   ├── HeadsMismatch             other attention heads than the model was published with
 │   ├── MissingTensor
+│   ├── RotaryBaseMismatch        other rotary frequencies than the model was published with
 │   ├── UnexpectedTensor
 │   └── TensorShapeMismatch
 ├── TokenizerMismatch             the tokenizer does not follow the model's contract
@@ -86,6 +87,10 @@ class HeadsMismatch(InvalidCheckpoint):
 
 class MissingTensor(InvalidCheckpoint):
     """A tensor that the architecture needs is not there."""
+
+
+class RotaryBaseMismatch(InvalidCheckpoint):
+    """A checkpoint's configuration has other rotary frequencies than was published."""
 
 
 class UnexpectedTensor(InvalidCheckpoint):

@@ -32,7 +32,7 @@ from lasttoken_export.model_files import (
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.native_config import NativeEncoder
 from lasttoken_export.precisions import PRECISIONS, float_type, safe_precisions
-from lasttoken_export.published_heads import check_heads
+from lasttoken_export.published_config import check_published_config
 from lasttoken_export.quality.export_check import check_export, open_texts
 from lasttoken_export.quantisation.calibrate_entry import calibrate_entry
 from lasttoken_export.repository import check_disk, check_output, staged_model
@@ -112,7 +112,7 @@ def export_model(
     config = checkpoint.config
     max_length = entry.max_length if options.max_length is None else options.max_length
     check_max_length(config, max_length)
-    check_heads(checkpoint, entry)
+    check_published_config(checkpoint, entry)
     check_precision(entry, options.precision, options.runtime)
     validate_tensors(checkpoint)
     runtime = RUNTIMES[options.runtime]

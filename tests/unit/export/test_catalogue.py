@@ -79,9 +79,11 @@ def test_each_task_is_a_prompt_of_models_that_take_instructions():
         ({"tokenizer": {"model": "other"}}, "names another model"),
         ({"published_shape": [2, 4]}, "published_shape is"),
         ({"published_shape": {"num_layers": 2, "num_heads": 4}}, "published_shape is"),
-        ({"published_shape": {**SHAPE, "num_heads": 0}}, "both numbers from 1"),
-        ({"published_shape": {**SHAPE, "num_layers": True}}, "both numbers from 1"),
+        ({"published_shape": {**SHAPE, "num_heads": 0}}, "from 1"),
+        ({"published_shape": {**SHAPE, "num_layers": True}}, "from 1"),
         ({"published_shape": {**SHAPE, "source": ""}}, "published_shape is"),
+        ({"published_shape": {**SHAPE, "rope_theta": 0}}, "published_shape is"),
+        ({"published_shape": {**SHAPE, "base": 7}}, "published_shape is"),
     ],
 )
 def test_malformed_entries_are_refused(changes, message):
@@ -94,6 +96,8 @@ def test_the_published_shape_may_be_unknown():
     assert parse_entry(DATA).published_shape is None
     assert parse_entry({**DATA, "published_shape": None}).published_shape is None
     assert parse_entry({**DATA, "published_shape": SHAPE}).published_shape == SHAPE
+    rotated = {**SHAPE, "rope_theta": 10_000}
+    assert parse_entry({**DATA, "published_shape": rotated}).published_shape == rotated
 
 
 def test_an_unknown_name_lists_the_known():

@@ -45,6 +45,11 @@ class ServedConfig(Protocol):
         ...
 
     @property
+    def rope_theta(self) -> float | None:
+        """Base of the rotary frequencies; None where there are none, or they are not known."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """Token ids are below this."""
         ...

@@ -19,7 +19,7 @@ from lasttoken_export.errors import InvalidOption, QualityGateMissed
 from lasttoken_export.golden_scores import check_golden_scores
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_entry import find_entry
-from lasttoken_export.published_heads import check_heads
+from lasttoken_export.published_config import check_published_config
 from lasttoken_export.quality.artefact import (
     Artefact,
     check_writable,
@@ -122,7 +122,7 @@ def _reference(
     elif own is None and "like" not in card:  # of an exporter that put the entry's name there
         own = load_catalogue().get(card["model"])
     entry = own or find_entry(options.checkpoint, options.like, checkpoint)
-    check_heads(checkpoint, entry)
+    check_published_config(checkpoint, entry)
     return checkpoint, EmbeddingContract.of(entry)
 
 

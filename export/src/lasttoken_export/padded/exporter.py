@@ -39,7 +39,7 @@ from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.padded.environment import optimum_python
 from lasttoken_export.padded.pooling_head import graft_pooling_head
 from lasttoken_export.padded.transformers_folder import TransformersFolder
-from lasttoken_export.published_heads import check_heads
+from lasttoken_export.published_config import check_published_config
 from lasttoken_export.repository import check_disk, check_output, staged_model
 from lasttoken_export.server_modules import server_module
 from lasttoken_export.verification import check_graph
@@ -102,7 +102,7 @@ def export_padded_model(
     config = model.config
     max_length = entry.max_length if options.max_length is None else options.max_length
     check_max_length(config, max_length)
-    check_heads(model, entry)
+    check_published_config(model, entry)
     if options.precision != PRECISION:
         raise InvalidOption(
             f"precision is {options.precision!r}; a padded graph is written in {PRECISION} only"

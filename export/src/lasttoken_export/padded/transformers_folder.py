@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasttoken_export.config_sizes import architecture_of, check_sizes
+from lasttoken_export.config_sizes import architecture_of, check_sizes, settings_of
 from lasttoken_export.errors import InvalidCheckpoint, ModelNotFound
 from lasttoken_export.json_file import read_object
 from lasttoken_export.tokenizer.folder_tokenizer import tokenizer_json_of_folder
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
+_ROTARY_BASES = ("rope_theta", "rotary_emb_base")
 _HEADS = ("num_attention_heads", "n_heads", "n_head", "num_heads")
 _POSITIONS_BEHIND_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta",
@@ -36,6 +37,7 @@ class AnyConfig:
         max_positions: Tokens that a text may have.
         stated_attention: ``causal`` or ``bidirectional`` where config.json says so, else None.
         num_heads: Query heads; None where config.json says them under no known name.
+        rope_theta: Base of the rotary frequencies, likewise.
     """
 
     architecture: str
@@ -45,6 +47,7 @@ class AnyConfig:
     max_positions: int
     stated_attention: str | None
     num_heads: int | None = None
+    rope_theta: float | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self, ("hidden_size", "num_layers", "vocab_size", "max_positions"))
@@ -66,6 +69,8 @@ class AnyConfig:
             return int(next(config[name] for name in names if config.get(name) is not None))
 
         causal = config.get("is_causal")
+        rope = settings_of(config, "rope_parameters")
+        bases = (rope.get("rope_theta"), *(config.get(name) for name in _ROTARY_BASES))
         try:
             behind = config.get("model_type") in _POSITIONS_BEHIND_PADDING
             return cls(
@@ -79,6 +84,7 @@ class AnyConfig:
                 if causal is None
                 else ("causal" if causal else "bidirectional"),
                 num_heads=next((int(config[n]) for n in _HEADS if config.get(n) is not None), None),
+                rope_theta=next((float(base) for base in bases if base is not None), None),
             )
         except (StopIteration, TypeError, ValueError, ArithmeticError) as error:
             raise InvalidCheckpoint(
