@@ -159,11 +159,11 @@ def test_quality_keeps_the_precisions_that_are_done(tmp_path, monkeypatch, capsy
 
 def test_an_unknown_precision_is_refused_before_any_work(monkeypatch, capsys):
     monkeypatch.setattr(quality, "open_checkpoint", lambda *names, **options: pytest.fail("opened"))
-    assert cli.main(["quality", "--precision", "int9"]) == 1
+    assert cli.main(["quality", "--precision", "int9"]) == 2
     said = capsys.readouterr().err
     assert "--precision is 'int9', which cannot be served on onnxruntime" in said
     assert "choose of fp32, fp16, int8, int8-weights, int4" in said
-    assert cli.main(["quality", "--precision", "fp8"]) == 1
+    assert cli.main(["quality", "--precision", "fp8"]) == 2
 
 
 def test_plans_keep_their_rows_and_leave_out_what_the_gpu_cannot_run(tmp_path, monkeypatch, capsys):

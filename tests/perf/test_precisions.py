@@ -66,11 +66,17 @@ def test_a_bar_is_the_median_of_the_repeats_ratios():
         [*ROWS[:4], *served("fp32", 100), *served("int8", 199)],
         [quality("int8", mean_cosine=0.989), *ROWS[4:]],
         [quality("int8", top10_overlap=0.89), *ROWS[4:]],
-        [quality("int8")],
     ],
 )
 def test_a_bar_that_is_missed_says_so(rows):
     assert bars(rows)[0].endswith("missed")
+
+
+def test_a_speed_that_was_not_measured_is_neither_reached_nor_missed():
+    [said] = bars([quality("int8")])
+    assert said.startswith("int8: speed not measured (bar 2)")
+    assert said.endswith(": quality reached")
+    assert bars([quality("int8", mean_cosine=0.98)])[0].endswith("missed")
 
 
 @pytest.mark.parametrize("changes", [{"file_bytes": 176}, {"mean_cosine": 0.979}])

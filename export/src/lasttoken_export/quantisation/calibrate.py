@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from lasttoken_export.quantisation.calibration_folder import (
     find_calibration,
     finish,
     hidden_file,
+    one_at_a_time,
     remove_forsaken,
     resume,
     save,
@@ -83,16 +84,43 @@ def calibrate_model(
     found_before = find_calibration(kept, say)
     if found_before is not None:
         return found_before
+    assert PRECISIONS[precision].is_calibrated
     kept.mkdir(parents=True, exist_ok=True)
-    remove_forsaken(kept)
+    with one_at_a_time(kept, say):
+        return find_calibration(kept, say) or _calibrate(
+            checkpoint,
+            rows,
+            scheme=scheme,
+            contract=contract,
+            folder=kept,
+            seed=seed,
+            manifest={"scheme": scheme, "digest": digest},
+            on_layer=on_layer,
+            say=say,
+        )
+
+
+def _calibrate(
+    checkpoint: Checkpoint,
+    rows: Sequence[Tokens],
+    *,
+    scheme: str,
+    contract: EmbeddingContract,
+    folder: Path,
+    seed: int,
+    manifest: Mapping[str, Any],
+    on_layer: OnLayer | None,
+    say: Callable[[str], None],
+) -> Calibration:
+    """Calibrate in a folder of its own, from where an earlier start came to."""
+    remove_forsaken(folder)
     if scheme == ROWS:
         checkpoint = with_rotated_states(checkpoint)
     batches = packed_batches(rows)
     tokens = sum(map(len, rows))
-    assert PRECISIONS[precision].is_calibrated
     layers = checkpoint.config.num_layers
     early = 0 if isinstance(checkpoint.config, DecoderConfig) else layers // EARLY_DIVISOR
-    first, hidden, linears = resume(kept, layers, say)
+    first, hidden, linears = resume(folder, layers, say)
     for index in range(first, layers):
         if on_layer is not None:
             on_layer(index, layers)
@@ -101,7 +129,7 @@ def calibrate_model(
         layer = graph.build_layer(index, rotary_positions=longest)
         if index == first:
             _check_memory(layer, tokens, checkpoint.config.hidden_size)
-        runner = LayerRunner(layer, kept)
+        runner = LayerRunner(layer, folder)
         observers = [
             make_observer(
                 scheme,
@@ -131,22 +159,21 @@ def calibrate_model(
             for what, array in observer.result(changes).items():
                 found[f"{observer.linear.name}/{what}"] = array
             linears[observer.linear.name] = index
-        save(layer_file(kept, index), found)
+        save(layer_file(folder, index), found)
         if index + 1 < layers:
-            save_hidden(kept, index + 1, hidden)
-        hidden_file(kept, index).unlink(missing_ok=True)
+            save_hidden(folder, index + 1, hidden)
+        hidden_file(folder, index).unlink(missing_ok=True)
     if on_layer is not None:
         on_layer(layers, layers)
     manifest = {
-        "scheme": scheme,
-        "digest": digest,
+        **manifest,
         "texts_sha256": _texts_digest(rows),
         "texts": len(rows),
         "tokens": tokens,
         "seed": seed,
         "linears": linears,
     }
-    return finish(kept, manifest)
+    return finish(folder, manifest)
 
 
 def calibrations_folder(checkpoint: Checkpoint, cache_folder: Path | None = None) -> Path:

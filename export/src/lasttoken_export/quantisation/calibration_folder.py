@@ -6,14 +6,15 @@ damaged is calculated anew, and the user told.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,31 @@ from lasttoken_export.quantisation.weights import Floats
 _DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError)
 """What reading a damaged file raises; an error of the operating system's is none."""
 _UNFINISHED = "new-"
+_LOCK = "lock"
 _FORSAKEN_S = 24 * 3600.0
 """So old a file with that name is nobody's: writing one takes minutes at most."""
+
+
+@contextmanager
+def one_at_a_time(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait while another process is at the same calibration: then it is there to be found.
+
+    The kernel lets go of the lock when that process ends, however it ends. Where the file system
+    has no locks both calibrate, as files are written whole.
+
+    Args:
+        folder: Of one calibration.
+        say: Told that another process is waited for.
+    """
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is at the calibration {folder}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
 
 
 def find_calibration(folder: Path, say: Callable[[str], None]) -> Calibration | None:

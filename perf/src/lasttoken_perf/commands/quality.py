@@ -16,7 +16,7 @@ from lasttoken_export.quality.quality_options import SETS
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.verify_repository import Artefact
 from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, whole_number
-from lasttoken_perf.errors import TaskUnavailable
+from lasttoken_perf.errors import InvalidUsage, TaskUnavailable
 from lasttoken_perf.kept_rows import Finished, rows_kept
 from lasttoken_perf.mteb_task import open_mteb_task, score_rows, score_served, score_table
 from lasttoken_perf.output_file import check_folder
@@ -88,11 +88,11 @@ def _precisions(asked: list[str] | None, entry: CatalogueEntry) -> tuple[str, ..
     """Return the precisions to serve, fp32 first.
 
     Raises:
-        TaskUnavailable: One of them cannot be served on this machine, whatever the model's size.
+        InvalidUsage: One of them cannot be served on any machine of this kind, or is unknown.
     """
     known = safe_precisions(TARGET, entry.precisions)
     if unknown := [name for name in asked or () if name not in known]:
-        raise TaskUnavailable(
+        raise InvalidUsage(
             f"--precision is {unknown[0]!r}, which cannot be served on {TARGET} for "
             f"{entry.name}; choose of {', '.join(known)}"
         )
@@ -185,7 +185,7 @@ def _task(options: argparse.Namespace, cache: Path | None) -> QualityTask | Any:
             return task_of_folder(options.task, options.data or kept)
         return open_mteb_task(options.task)
     if options.data is not None:
-        raise TaskUnavailable("--data is the data of a task; name it with --task")
+        raise InvalidUsage("--data is the data of a task; name it with --task")
     return task_of_set(open_set(options.retrieval_set, pairs=options.pairs, cache_folder=cache))
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -75,6 +80,63 @@ def test_a_stopped_calibration_goes_on_where_it_was(checkpoint, tmp_path):
     assert layers == [1, 2]
     assert contents(resumed) == contents(whole)
     assert not list(resumed.folder.glob("hidden-*"))
+
+
+def test_two_at_once_do_the_work_once(checkpoint, tmp_path):
+    folder, waits, layers = tmp_path / "shared", threading.Event(), []
+
+    def first_layer_is_slow(done, _):
+        layers.append(done)
+        assert waits.wait(30)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(calibrate, checkpoint, folder, on_layer=first_layer_is_slow)
+        while not layers:
+            assert not first.done()
+            time.sleep(0.01)
+
+        def say(line):
+            assert "another process is at the calibration" in line
+            waits.set()
+
+        second = calibrate(checkpoint, folder, say=say, on_layer=lambda *_: pytest.fail("anew"))
+        assert layers == [0, 1, 2]
+        assert second.folder == first.result().folder
+
+
+def test_one_of_two_that_is_stopped_is_gone_on_with(checkpoint, tmp_path):
+    folder, waits, layers = tmp_path / "shared", threading.Event(), []
+
+    def stop(done, _):
+        layers.append(done)
+        if done == 1:
+            assert waits.wait(30)
+            raise KeyboardInterrupt
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(calibrate, checkpoint, folder, on_layer=stop)
+        while 1 not in layers:
+            assert not first.done()
+            time.sleep(0.01)
+        second = calibrate(
+            checkpoint,
+            folder,
+            say=lambda _: waits.set(),
+            on_layer=lambda done, _: layers.append(done),
+        )
+        assert isinstance(first.exception(), KeyboardInterrupt)
+    assert layers == [0, 1, 1, 2]
+    assert contents(second) == contents(calibrate(checkpoint, tmp_path / "whole"))
+
+
+def test_where_files_cannot_be_locked_it_is_calibrated_all_the_same(
+    checkpoint, tmp_path, monkeypatch
+):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert calibrate(checkpoint, tmp_path / "a", say=pytest.fail).manifest["linears"]
 
 
 def test_a_full_disk_leaves_nothing_half_written(checkpoint, tmp_path, monkeypatch):
