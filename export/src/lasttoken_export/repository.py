@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,23 @@ def staged_model(repository: Path, model: str) -> Iterator[RepositoryWriter]:
     """Give a writer aside of the repository; publish what it wrote if nothing was raised.
 
     Args:
-        repository: Folder of the Triton model repository; made if need be.
+        repository: Folder of the Triton model repository; made if need be, and not left behind
+            empty.
         model: Triton name of the model; folders of that name are replaced.
     """
+    made = [folder for folder in (repository, *repository.parents) if not folder.exists()]
     repository.mkdir(parents=True, exist_ok=True)
-    with staging_folder(staging_parent(repository), model) as staging:
-        writer = RepositoryWriter(model, staging / NEW)
-        writer.staging.mkdir()
-        yield writer
-        _publish(writer, repository, replaced=staging / OLD)
+    try:
+        with staging_folder(staging_parent(repository), model) as staging:
+            writer = RepositoryWriter(model, staging / NEW)
+            writer.staging.mkdir()
+            yield writer
+            _publish(writer, repository, replaced=staging / OLD)
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # another export has written there meanwhile
+                folder.rmdir()
+        raise
 
 
 def _publish(writer: RepositoryWriter, repository: Path, *, replaced: Path) -> None:

@@ -44,6 +44,33 @@ def test_what_was_there_comes_back_if_publishing_fails(renames, error, tmp_path,
     assert set(contents(repository).values()) == {"new"}
 
 
+def refuse(repository, meanwhile=lambda: None):
+    with staged_model(repository, "m") as writer:
+        (writer.version_folder("_encoder") / "file").write_text("half")
+        meanwhile()
+        raise InvalidOption("refused")
+
+
+def test_a_refused_export_leaves_no_folder_that_was_not_there(tmp_path):
+    with pytest.raises(InvalidOption):
+        refuse(tmp_path / "new" / "repository")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "empty").mkdir()
+    publish(tmp_path / "full", "other", "kept")
+    for name in ("empty", "full"):
+        with pytest.raises(InvalidOption):
+            refuse(tmp_path / name)
+    assert contents(tmp_path / "full") == {f"other{step}": "kept" for step in STEPS}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
+
+
+def test_what_others_wrote_meanwhile_stays(tmp_path):
+    repository = tmp_path / "new"
+    with pytest.raises(InvalidOption):
+        refuse(repository, meanwhile=lambda: publish(repository, "other", "kept"))
+    assert set(contents(repository).values()) == {"kept"}
+
+
 def test_an_export_of_the_name_may_be_replaced_and_nothing_else(tmp_path):
     publish(tmp_path, "m", "old")
     check_output(tmp_path, "m")
