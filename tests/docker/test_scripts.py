@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +225,36 @@ def test_the_version_of_the_tensorrt_library_is_read_from_it(docker, tmp_path):
     done = run(sys.executable, script, LD_LIBRARY_PATH=str(tmp_path))
     assert done.stdout == "11.4.6\n"
     assert run(sys.executable, script, LD_LIBRARY_PATH="").returncode == 1
+
+
+def test_the_bindings_of_the_images_tensorrt_are_imported_as_tensorrt(docker, tmp_path):
+    source, library = tmp_path / "fake.c", tmp_path / "libnvinfer.so.11"
+    source.write_text("int getInferLibVersion(void) { return 110406; }\n")
+    subprocess.run(["cc", "-shared", "-o", library, source], check=True)
+    # NVIDIA's index, as far as this script knows it: the wheel has the module tensorrt_bindings.
+    wheel = tmp_path / "index" / "tensorrt_cu13_bindings-11.4.6.14-py3-none-any.whl"
+    wheel.parent.mkdir()
+    information = "tensorrt_cu13_bindings-11.4.6.14.dist-info"
+    files = {
+        "tensorrt_bindings/__init__.py": "__version__ = '11.4.6.14'\nBuilder = 'a class'\n",
+        f"{information}/METADATA": "Metadata-Version: 2.1\nName: tensorrt-cu13-bindings\n"
+        "Version: 11.4.6.14\n",
+        f"{information}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{information}/RECORD": "",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    site = tmp_path / "site"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = run(
+        docker / "scripts" / "install_tensorrt.sh", site, PATH=path,
+        LD_LIBRARY_PATH=str(tmp_path), PIP_FIND_LINKS=str(wheel.parent), PIP_NO_INDEX="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = "import tensorrt as trt; print(trt.Builder, trt.__version__)"
+    found = run(sys.executable, "-c", said, PYTHONPATH=str(site))
+    assert found.stdout == "a class 11.4.6.14\n"
 
 
 # --- locked installation -------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Power and memory of GPUs where NVML's bindings are missing: the driver's command is asked."""
+"""Power and memory of GPUs: what NVML leaves out, and the command where it is missing."""
+
+import types
 
 import pytest
 
@@ -46,5 +48,64 @@ def test_a_figure_that_is_left_out_is_not_zero(smi):
 def test_a_machine_without_either_has_no_gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(gpu, "pynvml", None)
+    assert gpu.sample_gpus() is None
+    assert gpu.describe_gpus() == []
+
+
+class NotGiven(Exception):
+    """Stands for ``NVMLError_NotSupported``, and for the error without permission."""
+
+
+def nvml(**changed):
+    """Bindings of a driver with one GPU; what is changed to None is not given."""
+    figures = {
+        "nvmlDeviceGetName": "NVIDIA A100-SXM4-40GB",
+        "nvmlSystemGetDriverVersion": "580.159.04",
+        "nvmlDeviceGetCount": 1,
+        "nvmlDeviceGetHandleByIndex": "handle",
+        "nvmlDeviceGetMemoryInfo": types.SimpleNamespace(total=40 * 2**30, used=2**30),
+        "nvmlDeviceGetEnforcedPowerLimit": 400_000,
+        "nvmlDeviceGetPowerUsage": 125_500,
+        "nvmlDeviceGetUtilizationRates": types.SimpleNamespace(gpu=50),
+        **changed,
+    }
+
+    def call(figure):
+        def answer(*_):
+            if figure is None:
+                raise NotGiven
+            return figure
+
+        return answer
+
+    calls = {name: call(figure) for name, figure in figures.items()}
+    return types.SimpleNamespace(
+        NVMLError=NotGiven, nvmlInit=lambda: None, nvmlShutdown=lambda: None, **calls
+    )
+
+
+def test_nvml_gives_the_figures_of_a_whole_gpu(monkeypatch):
+    monkeypatch.setattr(gpu, "pynvml", nvml())
+    assert gpu.sample_gpus() == gpu.GpuSample(power_w=125.5, memory_bytes=2**30, utilisation=0.5)
+    [described] = gpu.describe_gpus()
+    assert (described["memory_bytes"], described["power_limit_w"]) == (40 * 2**30, 400)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetPowerUsage"],
+)
+def test_a_gpu_in_parts_leaves_figures_out_and_ends_no_command(missing, monkeypatch):
+    without = {missing: None, "nvmlDeviceGetEnforcedPowerLimit": None}
+    monkeypatch.setattr(gpu, "pynvml", nvml(**without))
+    assert gpu.sample_gpus() is None
+    [described] = gpu.describe_gpus()
+    assert described["name"] == "NVIDIA A100-SXM4-40GB"
+    assert described["power_limit_w"] is None
+
+
+def test_a_gpu_that_does_not_answer_is_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpu, "pynvml", nvml(nvmlDeviceGetHandleByIndex=None))
     assert gpu.sample_gpus() is None
     assert gpu.describe_gpus() == []

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import VerificationFailed
 from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.quality.reference_vectors import (
-    available_memory_bytes,
     reference_memory_bytes,
 )
 from lasttoken_export.quality.token_rows import open_graph

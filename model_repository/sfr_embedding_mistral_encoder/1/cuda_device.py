@@ -67,10 +67,12 @@ class Cuda:
         self._call(self._runtime.cudaStreamSynchronize, stream)
 
     def new_event(self) -> Any:
-        """Return an event without timing."""
-        return self._call(
-            self._runtime.cudaEventCreateWithFlags, self._runtime.cudaEventDisableTiming
-        )
+        """Return an event without timing, whose waiting thread sleeps.
+
+        Of itself a thread waits awake: a core for each batch, which tokenizer and server then lack.
+        """
+        flags = self._runtime.cudaEventDisableTiming | self._runtime.cudaEventBlockingSync
+        return self._call(self._runtime.cudaEventCreateWithFlags, flags)
 
     def record(self, event: Any, stream: Any) -> None:
         """Let an event happen when what is on the stream now is done."""

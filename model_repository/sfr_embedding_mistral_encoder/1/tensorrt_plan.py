@@ -42,18 +42,26 @@ def import_package(name: str) -> Any:
 
 
 def make_logger(trt: Any) -> Any:
-    """Return an ``ILogger`` that hands lines on to `logging` and keeps the last error's text."""
+    """Return an ``ILogger`` that hands lines on to `logging`.
+
+    It keeps the text of the last error, and of the last error or warning, and whether any error
+    said that memory had run out: the last one of several is often only a consequence.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last_error = "no reason given"
+            self.last_error = self.last_words = "no reason given"
+            self.ran_out_of_memory = False
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.last_error = message
+                self.last_error = self.last_words = message
+                # "Cuda Runtime (out of memory)", then "Error Code 2: OutOfMemory (...)".
+                self.ran_out_of_memory |= "outofmemory" in message.lower().replace(" ", "")
                 _log.error("%s", message)
             elif severity == trt.ILogger.WARNING:
+                self.last_words = message
                 _log.warning("%s", message)
 
     return Logger()
@@ -76,22 +84,35 @@ class TensorRTPlan:
 
     Raises:
         PlanRefused: It is not for this GPU or library, or not an encoder's.
+        OutOfDeviceMemory: It does not fit.
+        DeviceFailed: There is no GPU, or no driver for it.
     """
 
     def __init__(self, plan: Path, *, trt: Any) -> None:
         self._trt = trt
         self._logger = make_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
+        try:
+            self._runtime = trt.Runtime(self._logger)
+        except TypeError:  # the bindings' word for a null pointer
+            raise DeviceFailed(
+                f"{trt.__name__} {trt.__version__} finds no usable GPU: {self._logger.last_words}; "
+                "nvidia-smi shows whether there is one and which CUDA its driver is for"
+            ) from None
         with plan.open("rb") as file:
             # Mapped, not read: the weights go to the GPU without a second copy in memory.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
-            kind = OutOfDeviceMemory if "out of memory" in self._logger.last_error else PlanRefused
-            raise kind(
-                f"{plan} cannot be loaded by {trt.__name__} {trt.__version__}: "
-                f"{self._logger.last_error}; a plan belongs to the library's version and the GPU "
-                "that it was built for, as card.json says: export again for this machine"
+            reason = f"{plan} cannot be loaded by {trt.__name__} {trt.__version__}: "
+            if self._logger.ran_out_of_memory:
+                raise OutOfDeviceMemory(
+                    f"{reason}the GPU's free memory does not hold its {len(data) / 1e9:.1f} GB "
+                    f"({self._logger.last_error}); see with nvidia-smi what else is on the GPU, or "
+                    "export in a smaller precision or with --weight-streaming"
+                )
+            raise PlanRefused(
+                f"{reason}{self._logger.last_error}; a plan belongs to the library's version and "
+                "the GPU that it was built for, as card.json says: export again for this machine"
             )
         names = {
             self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)

@@ -8,7 +8,7 @@ in per cent of the last sampling period).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +37,17 @@ class GpuSample:
 
 
 def describe_gpus() -> list[dict[str, Any]]:
-    """Return name, memory, driver and power limit of each GPU; an empty list without a driver."""
+    """Return name, memory, driver and power limit of each GPU; an empty list without a driver.
+
+    Memory is 0 and the power limit None where the driver does not tell them.
+    """
     with _nvml() as handles:
         found = [
             {
                 "name": _text(pynvml.nvmlDeviceGetName(handle)),
-                "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                "memory_bytes": int(_told(pynvml.nvmlDeviceGetMemoryInfo, handle, "total") or 0),
                 "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
-                "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+                "power_limit_w": _watts(_told(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
             }
             for handle in handles
         ]
@@ -56,33 +59,55 @@ def describe_gpus() -> list[dict[str, Any]]:
 
 
 def sample_gpus() -> GpuSample | None:
-    """Look at the GPUs once; None where there is none."""
+    """Look at the GPUs once; None where there is none, or one leaves a figure out."""
     with _nvml() as handles:
         if not handles:
             return _sample_by_smi()
-        return GpuSample(
-            power_w=sum(pynvml.nvmlDeviceGetPowerUsage(handle) for handle in handles) / 1000,
-            memory_bytes=sum(int(pynvml.nvmlDeviceGetMemoryInfo(h).used) for h in handles),
-            utilisation=sum(pynvml.nvmlDeviceGetUtilizationRates(h).gpu for h in handles)
-            / len(handles)
-            / 100,
-        )
+        power = [_watts(_told(pynvml.nvmlDeviceGetPowerUsage, h)) for h in handles]
+        used = [_told(pynvml.nvmlDeviceGetMemoryInfo, h, "used") for h in handles]
+        busy = [_told(pynvml.nvmlDeviceGetUtilizationRates, h, "gpu") for h in handles]
+    return _together(power, used, [None if b is None else b / 100 for b in busy])
+
+
+def _told(read: Callable[[Any], Any], handle: Any, field: str | None = None) -> Any:
+    """Return a figure of a GPU; None where it does not give it, as in MIG mode or in a guest."""
+    try:
+        found = read(handle)
+    except pynvml.NVMLError:
+        return None
+    return found if field is None else getattr(found, field)
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1000
+
+
+def _together(
+    power_w: list[float | None], used_bytes: list[int | None], utilisation: list[float | None]
+) -> GpuSample | None:
+    """Put the figures of all GPUs together; None where one is left out, which is not zero."""
+    power = [watts for watts in power_w if watts is not None]
+    used = [size for size in used_bytes if size is not None]
+    busy = [share for share in utilisation if share is not None]
+    if not power_w or not len(power) == len(used) == len(busy) == len(power_w):
+        return None
+    return GpuSample(
+        power_w=sum(power), memory_bytes=int(sum(used)), utilisation=sum(busy) / len(busy)
+    )
 
 
 def _sample_by_smi() -> GpuSample | None:
-    """Look with the command; None also where a GPU leaves a figure out, which is not zero."""
     lines = query_smi()
-    power = [line.power_w for line in lines if line.power_w is not None]
-    used = [line.used_bytes for line in lines if line.used_bytes is not None]
-    busy = [line.utilisation for line in lines if line.utilisation is not None]
-    if not lines or not len(power) == len(used) == len(busy) == len(lines):
-        return None
-    return GpuSample(power_w=sum(power), memory_bytes=sum(used), utilisation=sum(busy) / len(lines))
+    return _together(
+        [line.power_w for line in lines],
+        [line.used_bytes for line in lines],
+        [line.utilisation for line in lines],
+    )
 
 
 @contextmanager
 def _nvml() -> Iterator[list[Any]]:
-    """Handles of all GPUs; an empty list where the library or the driver is missing."""
+    """Handles of all GPUs; an empty list where the library, the driver or a GPU is missing."""
     if pynvml is None:
         yield []
         return
@@ -92,7 +117,12 @@ def _nvml() -> Iterator[list[Any]]:
         yield []
         return
     try:
-        yield [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        count = pynvml.nvmlDeviceGetCount()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    except pynvml.NVMLError:  # one has fallen off the bus, or is not this container's
+        handles = []
+    try:
+        yield handles
     finally:
         pynvml.nvmlShutdown()
 

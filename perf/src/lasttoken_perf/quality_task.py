@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_perf.errors import TaskUnavailable
 
@@ -127,7 +127,7 @@ def check_memory(name: str, queries: int, documents: int) -> None:
     Raises:
         TaskUnavailable: They do not.
     """
-    needed, available = 4 * queries * documents, psutil.virtual_memory().available
+    needed, available = 4 * queries * documents, available_memory_bytes()
     if needed > available / 2:
         raise TaskUnavailable(
             f"the task {name!r} has {queries:,} queries and {documents:,} documents, whose table "

@@ -36,6 +36,7 @@ class FakeCuda:
     cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
     cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     cudaStreamNonBlocking = 1
+    cudaEventBlockingSync = 1
     cudaEventDisableTiming = 2
     cudaHostAllocDefault = 0
 
@@ -115,7 +116,7 @@ class FakeCuda:
         return (error,)
 
     def cudaEventCreateWithFlags(self, flags):
-        assert flags == self.cudaEventDisableTiming
+        self.log.append(("event", flags))
         return Error.cudaSuccess, self._handle()
 
     def cudaEventRecord(self, event, stream):
@@ -333,7 +334,7 @@ class FakeEngine:
         return self.contexts[-1]
 
 
-def fake_tensorrt(engine, *, rtx=False, error="the plan is of another version"):
+def fake_tensorrt(engine, *, rtx=False, errors=("the plan is of another version",)):
     """A module like ``tensorrt`` whose runtime loads an engine; None: it refuses the plan."""
 
     class Runtime:
@@ -341,7 +342,7 @@ def fake_tensorrt(engine, *, rtx=False, error="the plan is of another version"):
             self._logger = logger
 
         def deserialize_cuda_engine(self, data):
-            if engine is None:
+            for error in errors if engine is None else ():
                 self._logger.log(Logger.ERROR, error)
             return engine
 

@@ -90,6 +90,12 @@ def test_buffers_and_stream_are_made_once(plan_file):
     assert cuda.host == pinned
 
 
+def test_who_waits_for_the_gpu_leaves_its_core_to_others(plan_file):
+    _, _, cuda = make_engine(plan_file)
+    flags = {entry[1] for entry in cuda.log if entry[0] == "event"}
+    assert flags == {FakeCuda.cudaEventBlockingSync | FakeCuda.cudaEventDisableTiming}
+
+
 def test_only_the_tokens_and_vectors_of_a_batch_are_copied(plan_file):
     engine, _, cuda = make_engine(plan_file)
     cuda.log.clear()
@@ -292,8 +298,32 @@ def test_a_copy_that_fails_frees_its_set(plan_file):
 def test_a_plan_of_another_machine_is_refused(plan_file):
     with pytest.raises(PlanRefused, match="another version; a plan belongs to the library's"):
         TensorRTPlan(plan_file, trt=fake_tensorrt(None))
-    with pytest.raises(OutOfDeviceMemory):
-        TensorRTPlan(plan_file, trt=fake_tensorrt(None, error="CUDA: out of memory"))
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        ("Error Code 1: Cuda Runtime (out of memory)",),
+        ("Error Code 2: OutOfMemory (no further information)",),
+        ("Error Code 1: Cuda Runtime (out of memory)", "Error Code 4: Internal Error (see above)"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_no_plan_of_another_machine(plan_file, errors):
+    with pytest.raises(OutOfDeviceMemory, match=r"does not hold its 0\.0 GB .*nvidia-smi") as told:
+        TensorRTPlan(plan_file, trt=fake_tensorrt(None, errors=errors))
+    assert errors[-1] in str(told.value)
+
+
+def test_a_machine_without_a_gpu_is_told(plan_file):
+    trt = fake_tensorrt(None)
+
+    def refuse(logger):
+        logger.log(fake_gpu.Logger.WARNING, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt.Runtime = refuse
+    with pytest.raises(DeviceFailed, match="no usable GPU: CUDA initialization failure"):
+        TensorRTPlan(plan_file, trt=trt)
 
 
 def test_a_plan_of_something_else_is_refused(plan_file):
@@ -379,7 +409,12 @@ def test_the_fakes_have_no_call_that_the_real_libraries_lack():
         signature = re.match(rf"{name}\((.*)\)", inspect.getdoc(getattr(real, name)))
         parameters = [part for part in signature[1].split(",") if part.strip()]
         assert len(parameters) == len(inspect.signature(fake).parameters), name
-    for name in ("cudaStreamNonBlocking", "cudaEventDisableTiming", "cudaHostAllocDefault"):
+    for name in (
+        "cudaStreamNonBlocking",
+        "cudaEventBlockingSync",
+        "cudaEventDisableTiming",
+        "cudaHostAllocDefault",
+    ):
         assert getattr(FakeCuda, name) == getattr(real, name)
     for error in Error:
         assert int(getattr(real.cudaError_t, error.name)) == error

@@ -1,6 +1,8 @@
 """What is decided about a plan before TensorRT is asked to build it."""
 
+import ctypes
 import dataclasses
+import subprocess
 import sys
 import types
 
@@ -94,6 +96,51 @@ def test_enterprise_tensorrt_builds_for_the_gpu_at_hand_only(gpu):
 def test_this_machine_is_asked_for_its_gpu_without_failing():
     found = targets.gpu_in_this_machine()
     assert found is None or found.compute_capability >= 50
+
+
+DRIVER = """
+#include <string.h>
+static int ready = 0;
+int cuInit(unsigned flags) { ready = flags == 0; return CODE; }
+int cuDeviceGet(int *device, int ordinal) { *device = 7 + ordinal; return ready ? 0 : 3; }
+int cuDeviceGetName(char *name, int size, int device) {
+    strncpy(name, "NVIDIA H200 MIG 3g.71gb", size);
+    return device != 7;
+}
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? 9 : attribute == 76 ? 0 : -1;
+    return device != 7;
+}
+"""
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """A driver of our own: tells how cuInit ends."""
+    load = ctypes.CDLL
+
+    def install(code):
+        source, library = tmp_path / "cuda.c", tmp_path / f"libcuda-{code}.so"
+        source.write_text(DRIVER.replace("CODE", str(code)))
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+        asked = {"libcuda.so.1": str(library)}
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, *rest: load(asked.get(name, name), *rest))
+        # The exporter's image has no such package: TensorRT needs none.
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+
+    return install
+
+
+def test_the_driver_alone_tells_the_gpu(driver):
+    driver(0)
+    assert targets.gpu_in_this_machine() == TargetDevice(
+        compute_capability=90, name="NVIDIA H200 MIG 3g.71gb"
+    )
+
+
+def test_a_driver_without_a_gpu_is_no_gpu(driver):
+    driver(100)  # CUDA_ERROR_NO_DEVICE
+    assert targets.gpu_in_this_machine() is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import QualityGateMissed
 from lasttoken_export.graph.packed_graph import EmbeddingContract
@@ -26,7 +27,6 @@ from lasttoken_export.quality.gate import CHANCE_AT_EXPORT, GateResult, check_ga
 from lasttoken_export.quality.measurement import Measurement, measure_graph
 from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.reference_vectors import (
-    available_memory_bytes,
     reference_memory_bytes,
     reference_vectors,
 )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import psutil
 from numpy.typing import NDArray
 
 from lasttoken_export._version import __version__
@@ -72,11 +71,6 @@ def reference_memory_bytes(checkpoint: Checkpoint) -> int:
     """Return what running the float32 graph takes: weights, their packed copies, and a batch."""
     elements = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
     return 2 * 4 * elements + 2**30
-
-
-def available_memory_bytes() -> int:
-    """Return the memory that can be had without swapping."""
-    return int(psutil.virtual_memory().available)
 
 
 def _key(model: ir.Model, rows: Sequence[NDArray[np.int32]]) -> str:

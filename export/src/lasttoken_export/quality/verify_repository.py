@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.checkpoint.weights_digest import weights_digest
 from lasttoken_export.errors import InvalidOption, VerificationFailed
@@ -19,7 +20,6 @@ from lasttoken_export.quality.export_check import describe, row_counter, why_not
 from lasttoken_export.quality.gate import check_gate
 from lasttoken_export.quality.measurement import measure_graph
 from lasttoken_export.quality.reference_vectors import (
-    available_memory_bytes,
     reference_memory_bytes,
     reference_vectors,
 )

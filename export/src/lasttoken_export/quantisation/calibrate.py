@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import NotEnoughMemory
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import CalibrationLayer, EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quality.reference_vectors import available_memory_bytes
 from lasttoken_export.quantisation.calibration import ROWS, Calibration, layer_file, scheme_of
 from lasttoken_export.quantisation.calibration_folder import (
     find_calibration,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.errors import BuildFailed, NotEnoughMemory, UnsupportedDevice
 from lasttoken_export.tensorrt.callbacks import (
     OnProgress,
@@ -73,7 +72,7 @@ def check_memory(weight_bytes: int) -> None:
         NotEnoughMemory: Less is available.
     """
     needed = _BASE_MEMORY_BYTES + _MEMORY_PER_WEIGHT_BYTE * weight_bytes
-    available = psutil.virtual_memory().available
+    available = available_memory_bytes()
     if available < needed:
         raise NotEnoughMemory(
             f"building a plan of {weight_bytes / 1e9:.1f} GB of weights takes about "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,10 @@ from typing import Any
 from lasttoken_export.errors import InvalidOption, UnsupportedDevice
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.tensorrt.library import TensorRTLibrary
+
+_NAME_BYTES = 256
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,19 +125,26 @@ def rtx_capabilities(library: TensorRTLibrary) -> list[int]:
 
 
 def gpu_in_this_machine() -> TargetDevice | None:
-    """Return the first NVIDIA GPU, or None where there is none or no driver."""
+    """Return the first NVIDIA GPU, or None where there is none or no driver.
+
+    The driver itself is asked: it is there wherever a GPU can be used, and is of no CUDA version
+    that a package would have to match.
+
+    Source: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html
+    """
     try:
-        cudart: Any = importlib.import_module("cuda.bindings.runtime")
-        error, count = cudart.cudaGetDeviceCount()
-        if int(error) or not count:
-            return None
-        error, properties = cudart.cudaGetDeviceProperties(0)
-    except (ImportError, OSError, RuntimeError):  # no bindings, or no libcuda.so for them
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
         return None
-    if int(error):
-        return None
-    name = properties.name
-    return TargetDevice(
-        compute_capability=properties.major * 10 + properties.minor,
-        name=name.decode().rstrip("\0") if isinstance(name, bytes) else str(name),
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    calls: tuple[tuple[Any, ...], ...] = (
+        (driver.cuInit, 0),
+        (driver.cuDeviceGet, ctypes.byref(device), 0),
+        (driver.cuDeviceGetName, name, _NAME_BYTES, device),
+        (driver.cuDeviceGetAttribute, ctypes.byref(major), _CAPABILITY_MAJOR, device),
+        (driver.cuDeviceGetAttribute, ctypes.byref(minor), _CAPABILITY_MINOR, device),
     )
+    if any(call(*arguments) for call, *arguments in calls):  # each returns 0 where it succeeds
+        return None
+    return TargetDevice(compute_capability=major.value * 10 + minor.value, name=name.value.decode())

@@ -22,6 +22,19 @@ RUNTIMES = {
 """The encoder's parameter ``runtime`` by the provider that it asks for."""
 
 
+def has_provider(provider: str) -> bool:
+    """Tell whether the installed ONNX Runtime has a provider, and its libraries are found.
+
+    The steps have imported torch by then, whose CUDA libraries are those that it finds.
+
+    Args:
+        provider: Key of `RUNTIMES`.
+    """
+    if provider == "CUDAExecutionProvider":
+        onnxruntime.preload_dlls()  # some builds have the provider only once they are loaded
+    return provider in onnxruntime.get_available_providers()
+
+
 def open_engine_on(graph: Path, provider: str) -> Any:
     """Open a graph with the server's own engine.
 
@@ -33,14 +46,11 @@ def open_engine_on(graph: Path, provider: str) -> Any:
         StepUnavailable: The installed ONNX Runtime has no such provider, or it does not load.
     """
     module = server_module(ENCODER, "onnxruntime_engine")
-    if provider == "CUDAExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA's libraries out of the packages that torch came with
     try:
         return module.OnnxRuntimeEngine(graph, runtime=RUNTIMES[provider], intra_op_threads=0)
-    except (RuntimeError, AssertionError) as error:
+    except RuntimeError as error:
         raise StepUnavailable(
-            f"ONNX Runtime {onnxruntime.__version__} has no working {provider}: "
-            f"{str(error) or 'it fell back to the CPU; are its CUDA libraries there?'}"
+            f"ONNX Runtime {onnxruntime.__version__} has no working {provider}: {error}"
         ) from None
 
 

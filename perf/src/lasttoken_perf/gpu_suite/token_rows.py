@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lasttoken_export.tensorrt.plan_step import MAX_ROWS
 from lasttoken_perf.corpus import DISTRIBUTIONS
 from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import shape_config
@@ -105,14 +106,18 @@ def compared_rows(rows: TokenRows) -> TokenRows:
 
 
 def pack(rows: Sequence[NDArray[np.int32]], batch_tokens: int) -> list[PackedBatch]:
-    """Cut rows in order of length into batches of at most ``batch_tokens``."""
+    """Cut rows in order of length into batches of at most ``batch_tokens``.
+
+    A batch has no more rows than the server's, which is also what plans are built for.
+    """
     return [
         PackedBatch(
             indices=tuple(indices),
             input_ids=np.concatenate([rows[index] for index in indices]),
             row_lengths=np.array([len(rows[index]) for index in indices], np.int32),
         )
-        for indices in sorted_batches([len(row) for row in rows], batch_tokens)
+        for whole in sorted_batches([len(row) for row in rows], batch_tokens)
+        for indices in (whole[start : start + MAX_ROWS] for start in range(0, len(whole), MAX_ROWS))
     ]
 
 

@@ -7,7 +7,7 @@ import onnxruntime
 from lasttoken_perf.gpu_suite.exported import encoder_folder, export_repository
 from lasttoken_perf.gpu_suite.graph_file import PROVIDERS
 from lasttoken_perf.gpu_suite.measuring import Contestant, measure, packed_batches
-from lasttoken_perf.gpu_suite.placement import open_engine_on
+from lasttoken_perf.gpu_suite.placement import has_provider, open_engine_on
 from lasttoken_perf.gpu_suite.random_weights import RandomWeights
 from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.step_report import StepReport, StepUnavailable
@@ -23,10 +23,11 @@ def run(settings: SuiteSettings) -> StepReport:
         WrongAnswer: Its vectors are not the reference's.
     """
     provider = PROVIDERS[settings.device]
-    if provider not in onnxruntime.get_available_providers():
+    if not has_provider(provider):
         raise StepUnavailable(
             f"ONNX Runtime {onnxruntime.__version__} has no {provider}; give it onnxruntime-gpu: "
-            "`make gpu-bundle GPU_BUNDLE=--onnxruntime-gpu`, docs/gpu.md"
+            "`make gpu-bundle GPU_BUNDLE=--onnxruntime-gpu`, docs/gpu.md; where it is there, this "
+            "step's log names the library that it misses"
         )
     weights = RandomWeights(
         settings.shape, precision=settings.precision, device=settings.device, seed=settings.seed

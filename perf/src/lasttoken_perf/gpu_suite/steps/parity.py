@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch  # noqa: TID251 - the reference
 from numpy.typing import NDArray
 
+from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.gpu_suite.derived import PRACTICAL
 from lasttoken_perf.gpu_suite.graph_file import save_packed_graph
 from lasttoken_perf.gpu_suite.measuring import device_of, packed_batches
 from lasttoken_perf.gpu_suite.packed_torch import PackedTorchModel
-from lasttoken_perf.gpu_suite.placement import nodes_by_provider, open_engine_on
+from lasttoken_perf.gpu_suite.placement import (
+    has_provider,
+    nodes_by_provider,
+    open_engine_on,
+)
 from lasttoken_perf.gpu_suite.random_weights import RandomWeights
 from lasttoken_perf.gpu_suite.reference import (
     Agreement,
@@ -39,6 +43,9 @@ from lasttoken_perf.gpu_suite.transformers_model import embed_alone, load_mistra
 from lasttoken_perf.results import Row
 
 Vectors = NDArray[np.float32]
+Encode = Callable[[NDArray[np.int32], NDArray[np.int32]], Vectors]
+_Ours = tuple[str, str, Callable[[], tuple[str, Encode]]]
+"""Subject, precision, and what opens it: returns the variant and ``encode``."""
 _CPU_EXPORTS = ("tiny", "small")
 """Shapes whose graph is small enough to be run here on ONNX Runtime, on the CPU too."""
 
@@ -47,10 +54,11 @@ def run(settings: SuiteSettings) -> StepReport:
     """Compare on every shape up to the one that is measured, whose reference is kept.
 
     Raises:
-        WrongAnswer: Vectors are not those of transformers.
+        WrongAnswer: Vectors are not those of transformers; the reference is kept all the same.
     """
     rows: list[Row] = []
     checks: dict[str, Any] = {}
+    wrong: list[WrongAnswer] = []
     for shape in shapes_up_to(settings.shape):
         at_shape = replace(settings, shape=shape)
         reference, precision = _reference(at_shape)
@@ -64,13 +72,28 @@ def run(settings: SuiteSettings) -> StepReport:
             },
         }
         base: Row = {"device": device_of(settings), "model": shape, "load": "parity"}
-        for subject, variant, computed_in, encode in _ours(at_shape, checks[shape]):
-            for name, wanted in reference.items():
-                found = _compare(encode, at_shape, name, wanted, computed_in, subject)
-                rows.append({**base, "subject": subject, "variant": variant,
-                             "precision": computed_in, "distribution": name,
-                             **found.fields()})  # fmt: skip
+        for subject, computed_in, open_ours in _ours(at_shape, checks[shape]):
+            try:
+                variant, encode = open_ours()
+                agreements = {
+                    name: _compare(encode, at_shape, name, wanted, computed_in, subject)
+                    for name, wanted in reference.items()
+                }
+            except WrongAnswer as error:  # raised when the later steps have their reference
+                wrong.append(error)
+                continue
+            except Exception as error:  # noqa: BLE001 - nor does what cannot run cost them that
+                who, reason = f"{subject} in {computed_in} ({shape})", str(error).splitlines()
+                rows.append({"subject": who, "discarded": (reason or [repr(error)])[0]})
+                continue
+            rows += [
+                {**base, "subject": subject, "variant": variant, "precision": computed_in,
+                 "distribution": name, **found.fields()}
+                for name, found in agreements.items()
+            ]  # fmt: skip
         _release()
+    if wrong:
+        raise wrong[0]
     return StepReport(rows=rows, checks=checks)
 
 
@@ -94,34 +117,41 @@ def _reference(settings: SuiteSettings) -> tuple[dict[str, Vectors], str]:
     return vectors, precision
 
 
-def _ours(settings: SuiteSettings, checks: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
-    """Yield subject, variant, precision and ``encode`` of everything that runs at this shape."""
+def _ours(settings: SuiteSettings, checks: dict[str, Any]) -> Iterator[_Ours]:
+    """Yield subject, precision and how to open it of everything that runs at this shape."""
     weights = _weights(settings)
-    model = PackedTorchModel(weights, device=settings.device)
-    yield PRACTICAL, model.attention_name, settings.precision, model.encode
+
+    def open_torch() -> tuple[str, Encode]:
+        model = PackedTorchModel(weights, device=settings.device)
+        return model.attention_name, model.encode
+
+    yield PRACTICAL, settings.precision, open_torch
     if settings.shape not in _CPU_EXPORTS:
         return
     with tempfile.TemporaryDirectory(prefix="lasttoken-gpu.") as folder:
         for provider, precision in _providers(settings):
-            graph = Path(folder) / provider / "encoder.onnx"
-            save_packed_graph(weights, graph, precision=precision, provider=provider)
-            engine = open_engine_on(graph, provider)
-            yield "ONNX Runtime", provider, precision, engine.encode
-            checks[provider] = nodes_by_provider(graph, provider)
+
+            def open_exported(
+                provider: str = provider, precision: str = precision
+            ) -> tuple[str, Encode]:
+                graph = Path(folder) / provider / "encoder.onnx"
+                save_packed_graph(weights, graph, precision=precision, provider=provider)
+                engine = open_engine_on(graph, provider)
+                checks[provider] = nodes_by_provider(graph, provider)
+                return provider, engine.encode
+
+            yield "ONNX Runtime", precision, open_exported
 
 
 def _providers(settings: SuiteSettings) -> Iterator[tuple[str, str]]:
     """Yield the execution providers here, and the precision that each is compared in."""
     yield "CPUExecutionProvider", "fp32"
-    if (
-        settings.device == "cuda"
-        and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    ):
+    if settings.device == "cuda" and has_provider("CUDAExecutionProvider"):
         yield "CUDAExecutionProvider", settings.precision
 
 
 def _compare(
-    encode: Any, settings: SuiteSettings, corpus: str, wanted: Vectors, precision: str, who: str
+    encode: Encode, settings: SuiteSettings, corpus: str, wanted: Vectors, precision: str, who: str
 ) -> Agreement:
     rows = compared_rows(make_rows(settings, corpus)).rows
     embed = packed_batches(encode)

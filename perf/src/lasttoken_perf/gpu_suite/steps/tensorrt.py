@@ -34,6 +34,7 @@ def run(settings: SuiteSettings) -> StepReport:
     if settings.device != "cuda":
         raise StepUnavailable("a plan runs on an NVIDIA GPU only")
     library, target = _library(settings.precision)
+    packages = _packages(library.runtime)  # before minutes go into a plan that cannot be run
     weights = RandomWeights(
         settings.shape, precision=settings.precision, device=settings.device, seed=settings.seed
     )
@@ -59,7 +60,7 @@ def run(settings: SuiteSettings) -> StepReport:
     except NotEnoughMemory as error:
         raise StepUnavailable(str(error)) from None
     seconds = time.perf_counter() - started_s
-    engine = _engine(plan, library.runtime)
+    engine = _engine(plan, *packages)
     contestant = Contestant(
         subject=SUBJECTS[library.runtime],
         version=library.version,
@@ -87,10 +88,16 @@ def _library(precision: str) -> tuple[TensorRTLibrary, TargetDevice]:
     raise StepUnavailable("; ".join(refusals))
 
 
-def _engine(plan: Path, runtime: str) -> Any:
-    cuda_device = server_module(ENCODER, "cuda_device")
-    tensorrt_plan = server_module(ENCODER, "tensorrt_plan")
-    tensorrt_engine = server_module(ENCODER, "tensorrt_engine")
-    loaded = tensorrt_plan.TensorRTPlan(plan, trt=tensorrt_plan.import_package(runtime))
-    cuda = cuda_device.Cuda(tensorrt_plan.import_package("cuda"))
-    return tensorrt_engine.TensorRTEngine(loaded, cuda)
+def _packages(runtime: str) -> tuple[Any, Any]:
+    """Return the library and the CUDA runtime, as the server imports them."""
+    import_package = server_module(ENCODER, "tensorrt_plan").import_package
+    try:
+        return import_package(runtime), import_package("cuda")
+    except RuntimeError as error:
+        raise StepUnavailable(str(error)) from None
+
+
+def _engine(plan: Path, trt: Any, runtime: Any) -> Any:
+    loaded = server_module(ENCODER, "tensorrt_plan").TensorRTPlan(plan, trt=trt)
+    cuda = server_module(ENCODER, "cuda_device").Cuda(runtime)
+    return server_module(ENCODER, "tensorrt_engine").TensorRTEngine(loaded, cuda)
