@@ -6,6 +6,8 @@ import http.client
 import json
 import socket
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import grpc
@@ -157,6 +159,17 @@ def test_a_version_that_is_none(channel):
                           grpc.StatusCode.UNAVAILABLE), details  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["TOKEN_COUNT", "TRUNCATED"])
+def test_an_output_of_the_tokenizer_alone_is_not_given(channel, name):
+    """docs/protocol.md says so: it is Triton's own."""
+    made = request()
+    made.outputs.add(name=name)
+    status, details = call(channel, INFER, made)
+    assert (status, "unexpected deadlock" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    made.outputs.add(name="EMBEDDING")
+    assert call(channel, INFER, made)[0] == grpc.StatusCode.OK
+
+
 def test_tens_of_megabytes_are_refused(channel):
     """Each text is within the limits, all of them together are not."""
     made = request(shape=[300, 1], raw=element(b"a" * 100_000) * 300)
@@ -254,6 +267,31 @@ def test_http_requests_that_lie(server, path, body, headers):
     status, content = post(server, path, body, **headers)
     assert 400 <= status < 600
     assert b"root:" not in content
+
+
+def test_parameters_that_are_no_text_are_their_own_requests_error(server, good_vector):
+    """Triton's HTTP service passes any bytes on; others' requests are in the same group."""
+    body = json.dumps({**GOOD, "parameters": {"service_class": "bulk"}}).encode()
+    stop = threading.Event()
+
+    def send_others():
+        with EmbeddingClient(server.grpc_url, MODEL) as client:
+            while not stop.is_set():
+                np.testing.assert_array_equal(client.embed(TEXT, timeout_s=60), good_vector)
+
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(send_others) for _ in range(8)]
+        try:
+            for _ in range(50):
+                status, content = post(
+                    server, f"/v2/models/{MODEL}/infer", body.replace(b"bulk", b"\xff")
+                )
+                assert status == 400, content
+                assert b"parameters cannot be read" in content
+        finally:
+            stop.set()
+        for other in others:
+            other.result()
 
 
 def test_what_nobody_may_call_is_closed(server, channel):

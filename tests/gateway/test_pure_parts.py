@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 
+import httpx
 import numpy as np
 import pytest
 
 import lasttoken.errors as errors
 from lasttoken import InvalidInput, LasttokenError
-from lasttoken.gateway import GatewaySettings
+from lasttoken.gateway import GatewaySettings, create_app
+from lasttoken.gateway.embedding_route import _ESCAPES
 from lasttoken.gateway.prompt_choice import PromptChoice
 from lasttoken.gateway.refusals import KIND_OF_ERROR, Refusal, refusal_of
 from lasttoken.gateway.token_ids import TokenContract, completed_row
@@ -72,6 +75,16 @@ def test_rows_that_the_model_cannot_read_are_refused(ids, status, words):
     assert refusal.value.kind.status == status
 
 
+def test_a_long_text_full_of_escapes_is_searched_in_long_steps():
+    """While a broken request is looked through, nobody else is served."""
+    text = rb"\n\u00e4\\\"" * 10_000
+    halves = [rb"", rb"\ud800", rb"\ud83d\ude00", rb"\\ud800", rb"\ud83d\ude00\uDC00"]
+    for half, found in zip(halves, [[], [rb"\ud800"], [], [], [rb"\uDC00"]], strict=True):
+        escapes = list(_ESCAPES.finditer(text + half + text))
+        assert [escape[1] for escape in escapes if escape[1]] == found
+        assert len(escapes) < 100
+
+
 def test_prompts_are_chosen_once():
     assert PromptChoice(input_type="query").name_among(("document", "query")) == "query"
     assert PromptChoice(input_type="passage").name_among(("search_document",)) == "search_document"
@@ -123,3 +136,18 @@ def test_bad_settings_are_refused(wrong):
     with pytest.raises(InvalidInput):
         GatewaySettings(**wrong)
     assert "secret" not in repr(GatewaySettings(keys="a secret"))
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_json_that_is_nested_too_deep_is_the_callers_error(opening):
+    closing = b"]" if opening == b"[" else b"}"
+    deep = opening * 100_000 + b"1" + closing * 100_000
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=create_app(GatewaySettings()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            body = b'{"input": "a text", "options": {"a": ' + deep + b"}}"
+            return await client.post("/api/embed", content=body)
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, "nested too deep" in answer.json()["error"]) == (400, True)

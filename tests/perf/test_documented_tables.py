@@ -41,6 +41,7 @@ def missing_tables(lines, page):
         *((name, peers_table, "peers.md") for name in PEERS),
         ("plans.json", plans_table, "plans.md"),
         ("precisions.json", precisions_table, "precisions.md"),
+        ("precisions-xeon.json", precisions_table, "precisions-xeon.md"),
         ("modelopt.json", modelopt_table, "../precisions.md"),
         ("client-overhead.json", client_table, "clients.md"),
         ("overload.json", lambda result: bars_table(result["bars"]), "overload.md"),

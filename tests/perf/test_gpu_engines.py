@@ -19,6 +19,7 @@ from lasttoken_perf.gpu_suite.reference import load_reference
 from lasttoken_perf.gpu_suite.settings import SuiteSettings
 from lasttoken_perf.gpu_suite.shapes import shape_config
 from lasttoken_perf.gpu_suite.step_report import StepUnavailable
+from lasttoken_perf.gpu_suite.steps import served
 from lasttoken_perf.gpu_suite.token_rows import CORPORA, QUERIES, compared_rows, make_rows, pack
 
 CUDA = "CUDAExecutionProvider"
@@ -156,3 +157,27 @@ def test_wrong_vectors_fail_the_step_when_the_later_ones_have_their_reference(
     kept = load_reference(small)
     for name, vectors in vectors_of(small, 1).items():
         np.testing.assert_array_equal(kept[name], vectors)
+
+
+def test_the_server_finds_the_cuda_that_torch_came_with(settings, tmp_path, monkeypatch):
+    for name in ("nvidia/cu13/lib/libcudart.so.13", "nvidia/cudnn/lib/libcudnn.so.9",
+                 "nvidia/nvtx/lib/readme", "numpy/lib/other.so"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    folders = [tmp_path / "nvidia/cu13/lib", tmp_path / "nvidia/cudnn/lib"]
+    assert served.torch_library_folders(tmp_path) == folders
+    given = []
+
+    class Server:
+        def __init__(self, repository, **options):
+            given.append(options["library_folders"])
+            raise StepUnavailable("enough")
+
+    monkeypatch.setattr(served, "LocalTriton", Server)
+    monkeypatch.setattr(served, "RandomWeights", lambda *_, **__: None)
+    monkeypatch.setattr(served, "export_repository", lambda *_: tmp_path)
+    monkeypatch.setattr(served, "torch_library_folders", lambda: folders)
+    for device in ("cuda", "cpu"):
+        with pytest.raises(StepUnavailable, match="enough"):
+            served.run(dataclasses.replace(settings, device=device))
+    assert given == [folders, ()]

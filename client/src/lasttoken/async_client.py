@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from lasttoken.async_flight import Flight, answer_alone
+from lasttoken.async_flight import Flight, answer_alone, unless_closed
 from lasttoken.async_reader import AsyncReader
 from lasttoken.async_sentence_encoder import AsyncSentenceEncoder
 from lasttoken.call_headers import call_headers
@@ -276,14 +277,15 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
             ModelUnavailable: No server there, or the model is not ready.
             ProtocolMismatch: It is not a text-embedding ensemble.
         """
-        metadata = await self._ask("get_model_metadata", self._options.model, timeout_s=timeout_s)
-        return await self._described(metadata, timeout_s)
+        self._check_open()
+        return await self._own_info(timeout_s)
 
     async def list_models(self, *, timeout_s: float = 10.0) -> tuple[ModelInfo, ...]:
         """Text-embedding models of the server, in order of their names.
 
         Models that are not ready are listed without dimensions, whatever they are for.
         """
+        self._check_open()
         index = await self._ask("get_model_repository_index", timeout_s=timeout_s)
         models = []
         for entry in sorted(index.models, key=lambda entry: str(entry.name)):
@@ -301,6 +303,7 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
         Raises:
             ModelUnavailable: No server there.
         """
+        self._check_open()
         metadata = await self._ask("get_server_metadata", timeout_s=timeout_s)
         ready = await self._ask("is_server_ready", timeout_s=timeout_s)
         return self._server_info(metadata, ready=ready)
@@ -323,27 +326,33 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
     ) -> None:
         await self.close()
 
+    async def _own_info(self, timeout_s: float) -> ModelInfo:
+        metadata = await self._ask("get_model_metadata", self._options.model, timeout_s=timeout_s)
+        return await self._described(metadata, timeout_s)
+
     async def _described(self, metadata: Any, timeout_s: float) -> ModelInfo:
         config = await self._ask("get_model_config", metadata.name, timeout_s=timeout_s)
         return self._model_info(metadata, config)
 
     async def _known_info(self, timeout_s: float) -> ModelInfo:
         """`model_info`, asked for once, and again like a request where the server is away."""
-        asking = None if self._info is not None else self._question(timeout_s)
-        while asking is not None and self._info is None:
+        if self._info is not None:
+            return self._info
+        self._check_open()
+        asking = self._question(timeout_s)
+        while self._info is None:
             now = time.monotonic()
             if not asking.take(now):
                 await asyncio.sleep(asking.wait_s(now) or 0.0)
                 continue
             try:
-                self._info = await self.model_info(timeout_s=asking.remaining_s(0, now))
+                self._info = await self._own_info(asking.remaining_s(0, now))
             except LasttokenError as error:
                 asking.failed(0, error, time.monotonic())
-        assert self._info is not None
         return self._info
 
     def _connect(self, server: int) -> Any:
-        self._check_open()
+        self._check_still_open()
         loop = asyncio.get_running_loop()
         if not self._connections:
             self._loop = loop
@@ -418,9 +427,13 @@ class AsyncEmbeddingClient(AsyncSentenceEncoder):
             server = self._rotation.take(time.monotonic())
             connection = self._connect(server)
             try:
-                answer = await getattr(connection, method)(
-                    *arguments, headers=call_headers(self._options), client_timeout=timeout_s
+                ask = partial(
+                    getattr(connection, method),
+                    *arguments,
+                    headers=call_headers(self._options),
+                    client_timeout=timeout_s,
                 )
+                answer = await unless_closed(self, ask)
             except InferenceServerException as error:
                 failure = self._error_of(error, asked=self._asked(server, arguments))
                 if not self._note_failure(server, failure, time.monotonic()):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from lasttoken.core import ClientCore
-from lasttoken.errors import RequestCancelled
 from lasttoken.plan import EmbedPlan
 
 
@@ -35,14 +35,25 @@ async def _ask(
 ) -> tuple[Any, Exception | None]:
     from tritonclient.utils import InferenceServerException  # loaded by now
 
-    cancellations = _cancellations()
     try:
-        return await connection.infer(**arguments), None
+        return await unless_closed(client, partial(connection.infer, **arguments)), None
     except InferenceServerException as error:
         return None, error
+
+
+async def unless_closed(client: ClientCore, ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask and wait, and tell the closing of the client from the end of the caller's task."""
+    from grpc.aio import UsageError  # loaded by now
+
+    cancellations = _cancellations()
+    try:
+        return await ask()
     except asyncio.CancelledError:
-        if client._closed and _cancellations() == cancellations:  # close() ended the channel
-            raise RequestCancelled("the client was closed during the call") from None
+        if _cancellations() == cancellations:  # close() ended the channel
+            client._check_still_open()
+        raise
+    except UsageError:  # gRPC's word for a channel that was closed before the call began
+        client._check_still_open()
         raise
 
 
@@ -68,7 +79,8 @@ class Flight:
             server = self._client._rotation.take(now)
             connection = self._connect(server)
             arguments = self._client._infer_arguments(self._plan, request)
-            attempt = asyncio.create_task(connection.infer(**arguments))
+            ask = partial(connection.infer, **arguments)
+            attempt = asyncio.create_task(unless_closed(self._client, ask))
             self._in_flight[attempt] = (request, server)
 
     async def wait(self, other: asyncio.Task[Any] | None = None) -> None:
@@ -81,8 +93,6 @@ class Flight:
         done, _ = await asyncio.wait(awaited, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         for attempt in done - {other}:
             request, server = self._in_flight.pop(attempt)
-            if attempt.cancelled():  # not by us: close() ended the channel
-                raise RequestCancelled("the client was closed during the call")
             error = attempt.exception()
             answer = attempt.result() if error is None else None
             self._client._judge(self._plan, request, server, answer, error)

@@ -246,14 +246,15 @@ class EmbeddingClient(SentenceEncoder):
             ModelUnavailable: No server there, or the model is not ready.
             ProtocolMismatch: It is not a text-embedding ensemble.
         """
-        metadata = self._ask("get_model_metadata", self._options.model, timeout_s=timeout_s)
-        return self._described(metadata, timeout_s)
+        self._check_open()
+        return self._own_info(timeout_s)
 
     def list_models(self, *, timeout_s: float = 10.0) -> tuple[ModelInfo, ...]:
         """Text-embedding models of the server, in order of their names.
 
         Models that are not ready are listed without dimensions, whatever they are for.
         """
+        self._check_open()
         index = self._ask("get_model_repository_index", timeout_s=timeout_s)
         models = []
         for entry in sorted(index.models, key=lambda entry: str(entry.name)):
@@ -271,6 +272,7 @@ class EmbeddingClient(SentenceEncoder):
         Raises:
             ModelUnavailable: No server there.
         """
+        self._check_open()
         metadata = self._ask("get_server_metadata", timeout_s=timeout_s)
         ready = self._ask("is_server_ready", timeout_s=timeout_s)
         return self._server_info(metadata, ready=ready)
@@ -294,28 +296,34 @@ class EmbeddingClient(SentenceEncoder):
     ) -> None:
         self.close()
 
+    def _own_info(self, timeout_s: float) -> ModelInfo:
+        metadata = self._ask("get_model_metadata", self._options.model, timeout_s=timeout_s)
+        return self._described(metadata, timeout_s)
+
     def _described(self, metadata: Any, timeout_s: float) -> ModelInfo:
         config = self._ask("get_model_config", metadata.name, timeout_s=timeout_s)
         return self._model_info(metadata, config)
 
     def _known_info(self, timeout_s: float) -> ModelInfo:
         """`model_info`, asked for once, and again like a request where the server is away."""
-        asking = None if self._info is not None else self._question(timeout_s)
-        while asking is not None and self._info is None:
+        if self._info is not None:
+            return self._info
+        self._check_open()
+        asking = self._question(timeout_s)
+        while self._info is None:
             now = time.monotonic()
             if not asking.take(now):
                 time.sleep(asking.wait_s(now) or 0.0)
                 continue
             try:
-                self._info = self.model_info(timeout_s=asking.remaining_s(0, now))
+                self._info = self._own_info(asking.remaining_s(0, now))
             except LasttokenError as error:
                 asking.failed(0, error, time.monotonic())
-        assert self._info is not None
         return self._info
 
     def _connect(self, server: int) -> Any:
         with self._lock:
-            self._check_open()
+            self._check_still_open()
             if server not in self._connections:
                 import tritonclient.grpc as triton  # 0.3 s that `import lasttoken` need not take
 
@@ -384,6 +392,9 @@ class EmbeddingClient(SentenceEncoder):
                 failure = self._error_of(error, asked=self._asked(server, arguments))
                 if not self._note_failure(server, failure, time.monotonic()):
                     raise failure from error
+            except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
+                self._check_still_open()
+                raise error
             else:
                 self._rotation.reached(server)
                 return answer

@@ -38,6 +38,7 @@ from lasttoken.errors import (
     InvalidInput,
     LasttokenError,
     ModelUnavailable,
+    RequestCancelled,
     ServerOverloaded,
     TruncationWarning,
 )
@@ -279,8 +280,14 @@ class ClientCore:
         return str(arguments[0]) if arguments else self._options.addresses[server]
 
     def _check_open(self) -> None:
+        """Refuse to begin a call of a client that is closed."""
         if self._closed:
             raise InvalidInput("this client is closed; make a new one")
+
+    def _check_still_open(self) -> None:
+        """End a call that has begun: its client was closed meanwhile."""
+        if self._closed:
+            raise RequestCancelled("the client was closed during the call")
 
 
 def read_block(texts: Iterator[object], *, offset: int, most: int) -> tuple[bytes, ...]:

@@ -41,7 +41,7 @@ def _ask(
     except InferenceServerException as error:
         return None, error
     except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
-        client._check_open()
+        client._check_still_open()
         raise error
 
 
@@ -96,5 +96,5 @@ class Flight:
             try:
                 return connection.async_infer(callback=on_answer, **arguments)
             except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
-                self._client._check_open()
+                self._client._check_still_open()
                 raise error

@@ -61,7 +61,9 @@ class Row:
 class EncodeRequest:
     """A request and its answer, which is given exactly once.
 
-    `add_vector` and `fail` are called from one thread.
+    `add_vector` and `fail` are called from one thread. An answered request has no rows any more:
+    they and it would hold each other, and with them the shared memory of Triton's request, until
+    Python's cycle collector comes.
 
     Args:
         rows: One array of token ids a text, each ``[length] int32`` with length at least 1.
@@ -109,14 +111,17 @@ class EncodeRequest:
         self._vectors[index] = vector
         self._missing -= 1
         if self._missing == 0:
-            self._answered = True
-            self.on_answer(self._vectors)
+            self._answer(self._vectors)
 
     def fail(self, error: EncodeError) -> None:
         """Answer with an error, unless an answer has been given."""
         if not self._answered:
-            self._answered = True
-            self.on_answer(error)
+            self._answer(error)
+
+    def _answer(self, answer: NDArray[np.float32] | EncodeError) -> None:
+        self._answered = True
+        self.rows = []
+        self.on_answer(answer)
 
 
 def rows_from_tensors(

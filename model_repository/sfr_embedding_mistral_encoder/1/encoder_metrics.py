@@ -49,10 +49,11 @@ class EncoderMetrics:
             "Requests not computed, by reason",
             self._counter_kind,
         )
+        kinds: list[type[EncodeError]] = [EncodeError, *EncodeError.__subclasses__()]
         # All at 0: Prometheus takes a series that begins with 1 for no increase.
         self._refused_by_reason = {
             kind.reason: self._refused.Metric(labels={**labels, "reason": kind.reason})
-            for kind in EncodeError.__subclasses__()
+            for kind in kinds
             if kind is not EngineFailed  # these are failed_rows
         }
         self._queue_tokens = self._family(

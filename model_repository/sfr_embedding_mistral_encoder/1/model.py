@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from batch_planner import BatchLimits, CostModel
-from encode_errors import EncodeError
+from encode_errors import EncodeError, InvalidRows
 from encode_request import EncodeRequest, parse_service_class, rows_from_tensors
 from encoder_metrics import EncoderMetrics
 from encoder_settings import EncoderSettings
@@ -19,7 +19,9 @@ from engine import Engine
 from engine_choice import open_engine
 from numpy.typing import NDArray
 from row_queue import RowQueue
-from scheduler import Scheduler
+from scheduler import Scheduler, logged_failure
+
+_log = logging.getLogger(__name__)
 
 
 class TritonPythonModel:
@@ -59,19 +61,34 @@ class TritonPythonModel:
         self._scheduler = Scheduler(engine, row_queue, self._metrics)
 
     def execute(self, requests: list[Any]) -> None:
-        """Submit each request; refuse at once what cannot be queued."""
+        """Submit each request; refuse at once what cannot be queued.
+
+        Nothing is raised: Triton would answer every request of the group with it, those that are
+        queued already among them, and crash when these are answered a second time.
+        """
         for request in requests:
-            sender = request.get_response_sender()
-            try:
-                self._scheduler.submit(self._parse(request, sender))
-            except EncodeError as error:
-                send(sender, error)
-                self._metrics.request_dropped(error.reason)
-        self._metrics.set_queue_tokens(self._scheduler.queue_tokens)
+            with logged_failure():
+                self._submit(request)
+        with logged_failure("metrics could not be told to the server"):
+            self._metrics.set_queue_tokens(self._scheduler.queue_tokens)
 
     def finalize(self) -> None:
         """Answer everything in flight."""
         self._scheduler.close(drain_timeout_s=self._settings.drain_timeout_s)
+
+    def _submit(self, request: Any) -> None:
+        sender = request.get_response_sender()
+        try:
+            self._scheduler.submit(self._parse(request, sender))
+        except EncodeError as error:
+            self._refuse(sender, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is one caller's
+            _log.exception("a request could not be read")
+            self._refuse(sender, EncodeError(f"the request could not be read: {error}"))
+
+    def _refuse(self, sender: Any, error: EncodeError) -> None:
+        send(sender, error)
+        self._metrics.request_dropped(error.reason)
 
     def _parse(self, request: Any, sender: Any) -> EncodeRequest:
         rows = rows_from_tensors(
@@ -80,7 +97,7 @@ class TritonPythonModel:
             max_length=self._settings.max_length,
             vocab_size=self._settings.vocab_size,
         )
-        parameters = json.loads(request.parameters() or "{}")
+        parameters = read_parameters(request)
         timeout_us = request.timeout()
         return EncodeRequest(
             rows,
@@ -89,6 +106,19 @@ class TritonPythonModel:
             deadline_s=time.monotonic() + timeout_us / 1e6 if timeout_us else None,
             is_cancelled=request.is_cancelled,
         )
+
+
+def read_parameters(request: Any) -> dict[str, Any]:
+    """Return the parameters of a request of Triton's.
+
+    Raises:
+        InvalidRows: They are not UTF-8, which Triton's HTTP service does not look at.
+    """
+    try:
+        parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+    except ValueError as error:
+        raise InvalidRows(f"the request's parameters cannot be read: {error}") from None
+    return parameters
 
 
 def send(sender: Any, answer: NDArray[np.float32] | EncodeError) -> None:

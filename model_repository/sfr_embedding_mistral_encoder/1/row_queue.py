@@ -7,6 +7,7 @@ by itself (class_queue.py).
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -14,6 +15,8 @@ from batch_planner import BatchLimits, CostModel
 from class_queue import ClassQueue
 from encode_errors import DeadlineExpired, EncodeError, InvalidRows, Overloaded, RequestCancelled
 from encode_request import EncodeRequest, Row, ServiceClass
+
+_log = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 128
 """Longest text of a probe."""
@@ -27,6 +30,14 @@ Dropped = tuple[EncodeRequest, EncodeError]
 def is_bulk(rows: list[Row]) -> bool:
     """Whether a batch, which has rows of one class only, is bulk."""
     return rows[0].request.service_class is ServiceClass.BULK
+
+
+def _is_cancelled(request: EncodeRequest) -> bool:
+    try:
+        return request.is_cancelled()
+    except Exception:  # noqa: BLE001 - one caller's broken channel is not another's
+        _log.exception("whether a request was cancelled could not be asked; it is computed")
+        return False
 
 
 class RowQueue:
@@ -157,7 +168,7 @@ class RowQueue:
                 return [], dropped
             rows = queue.plan()
             cancelled = {id(row.request): row.request for row in rows}
-            cancelled = {k: request for k, request in cancelled.items() if request.is_cancelled()}
+            cancelled = {k: request for k, request in cancelled.items() if _is_cancelled(request)}
             if not cancelled:
                 break
             for request in cancelled.values():

@@ -47,7 +47,7 @@ class BatchReport:
         seconds: Time in the engine.
         queue_seconds: Time that its rows waited in the queue, summed over the rows.
         answer_seconds: Time from the engine's end until each row was handed on, summed likewise.
-        queue_tokens: Tokens that wait now that it is done.
+        queue_tokens: Tokens that wait when its rows have been answered.
         failed_rows: Rows answered with an error.
     """
 
@@ -74,14 +74,18 @@ class SchedulerObserver(Protocol):
         """A waiting request was given up: ``expired``, ``cancelled`` or ``shutting_down``."""
         ...
 
+    def set_queue_tokens(self, tokens: int) -> None:
+        """So many tokens wait now that requests were given up."""
+        ...
+
 
 @contextmanager
-def _logged_failure() -> Iterator[None]:
+def logged_failure(words: str = "an answer could not be delivered") -> Iterator[None]:
     """Go on after an answer that cannot be given: one caller's broken channel is not another's."""
     try:
         yield
     except Exception:  # noqa: BLE001 - whatever it is, it is logged
-        _log.exception("an answer could not be delivered")
+        _log.exception(words)
 
 
 def _raise(error: Exception) -> NoReturn:
@@ -255,8 +259,8 @@ class Scheduler:
                 computed_attention_cells=work.attention_cells,
                 seconds=seconds,
                 queue_seconds=queue_seconds,
-                answer_seconds=0.0,  # known when they have been given
-                queue_tokens=self._queue.tokens,
+                answer_seconds=0.0,  # this and the next are known when they have been given
+                queue_tokens=0,
                 failed_rows=sum(isinstance(result, EncodeError) for result in results),
             )
             self._hand_on(rows, results, report, ended_s)
@@ -351,13 +355,15 @@ class Scheduler:
     ) -> None:
         answer_seconds = 0.0
         for row, result in zip(rows, results, strict=True):
-            with _logged_failure():
+            with logged_failure():
                 if isinstance(result, EncodeError):
                     row.request.fail(result)
                 else:
                     row.request.add_vector(row.index, result)
             answer_seconds += time.perf_counter() - ended_s
-        self._observer.batch_done(replace(report, answer_seconds=answer_seconds))
+        # Asked now: with a row that failed the rest of its request has left the queue.
+        report = replace(report, answer_seconds=answer_seconds, queue_tokens=self._queue.tokens)
+        self._observer.batch_done(report)
 
     def _drop(self, dropped: list[Dropped]) -> None:
         for request, error in dropped:
@@ -367,8 +373,10 @@ class Scheduler:
                 self._observer.request_dropped(error.reason)
 
             self._answers.put(give_up)
+        if dropped:  # no batch may come that would say so
+            self._answers.put(lambda: self._observer.set_queue_tokens(self._queue.tokens))
 
     def _give_answers(self) -> None:
         while (answer := self._answers.get()) is not None:
-            with _logged_failure():
+            with logged_failure():
                 answer()

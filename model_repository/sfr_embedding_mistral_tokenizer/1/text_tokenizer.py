@@ -11,7 +11,7 @@ does not mark as special (markup that a model was trained to read) are matched a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,10 @@ from prompts import PromptedText, apply_prompt
 from tokenizer_errors import InvalidContract
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+
+_CHARACTERS_AT_ONCE = 1 << 20
+"""The library holds some 70 bytes a token until all texts of a call are done, also for what is cut
+off: for 256 texts of the longest size that would be the machine's memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +81,9 @@ class TextTokenizer:
         A text beyond the maximum loses its end; the tokens of what its prompt puts behind it and
         the closing special tokens stay, since they are what the vector is taken from.
         """
+        return [row for some in _in_portions(texts) for row in self._encode_at_once(some)]
+
+    def _encode_at_once(self, texts: Sequence[PromptedText]) -> list[TokenizedText]:
         encodings = self._tokenizer.encode_batch_fast([text.text for text in texts])
         return [
             self._cut(encoding.ids, text.suffix)
@@ -109,6 +116,18 @@ class TextTokenizer:
                     f"gives the ids {found}, the contract says {golden.ids}; the tokenizer file is "
                     "not this model's, or has been changed"
                 )
+
+
+def _in_portions(texts: Sequence[PromptedText]) -> Iterator[Sequence[PromptedText]]:
+    """Split texts, in their order, into runs of `_CHARACTERS_AT_ONCE`; a longer text goes alone."""
+    start = characters = 0
+    for position, text in enumerate(texts):
+        characters += len(text.text)
+        if characters > _CHARACTERS_AT_ONCE and position > start:
+            yield texts[start:position]
+            start, characters = position, len(text.text)
+    if start < len(texts):
+        yield texts[start:]
 
 
 def load_text_tokenizer(folder: Path) -> TextTokenizer:

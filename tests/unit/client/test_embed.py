@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -32,6 +34,7 @@ from lasttoken import (
 from unit.client.fake_triton import (
     DIMENSIONS,
     MODEL,
+    FakeTriton,
     answer,
     delay,
     refuse,
@@ -493,6 +496,32 @@ def test_closing_ends_calls_of_other_threads(fake):
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("texts", ["a", ["a", "b"]], ids=["one", "several"])
+def test_closing_ends_a_call_that_waits_for_its_next_attempt(fake, texts):
+    fake.otherwise = refuse(grpc.StatusCode.UNAVAILABLE, "overloaded: no room")
+    client = EmbeddingClient(fake.url, MODEL, max_texts_per_request=1, retry=RetryPolicy(max_s=0.1))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.embed, texts)
+        assert fake.wait_until(lambda f: len(f.calls) >= 3)
+        client.close()
+        with pytest.raises(RequestCancelled):
+            call.result(5.0)
+
+
+def test_closing_between_the_connection_and_its_use_ends_a_question(fake, monkeypatch):
+    client = EmbeddingClient(fake.url, MODEL)
+    connect = client._connect
+
+    def connect_and_close(server: int) -> object:
+        connection = connect(server)
+        client.close()
+        return connection
+
+    monkeypatch.setattr(client, "_connect", connect_and_close)
+    with pytest.raises(RequestCancelled, match="closed during the call"):
+        client.model_info()
+
+
 @pytest.fixture
 def slow_attribute(monkeypatch) -> None:
     """Other threads get their chance where tritonclient keeps the call that it has just begun."""
@@ -581,6 +610,65 @@ def test_closing_ends_async_calls_with_one_request_and_with_several(fake):
                 await asyncio.wait_for(call, 5.0)
 
     asyncio.run(run())
+
+
+def test_closing_ends_async_calls_that_have_not_reached_the_channel_yet(fake):
+    import asyncio
+
+    async def run() -> None:
+        client = AsyncEmbeddingClient(fake.url, MODEL, max_texts_per_request=1)
+        await client.embed("connected")
+        call = asyncio.create_task(client.embed(["a", "b"]))
+        closing = asyncio.create_task(client.close())  # in the same turn of the loop
+        with pytest.raises(RequestCancelled, match="closed during the call"):
+            await call
+        await closing
+
+    asyncio.run(asyncio.wait_for(run(), 10.0))
+
+
+def test_a_call_cancelled_before_its_requests_begin_leaves_nothing_behind(fake):
+    import asyncio
+
+    async def run() -> None:
+        async with AsyncEmbeddingClient(fake.url, MODEL, max_texts_per_request=1) as client:
+            await client.embed("connected")
+            call = asyncio.create_task(client.embed(["a", "b"]))
+            await asyncio.sleep(0)  # its requests are tasks by now, which have not run yet
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(run())
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_closing_ends_an_async_question_as_it_ends_a_call():
+    """Nobody cancelled the task, so it must not look cancelled."""
+    import asyncio
+
+    class Slow(FakeTriton):
+        asked = threading.Event()
+
+        def ModelMetadata(self, request, context):  # noqa: N802
+            self.asked.set()
+            time.sleep(1.0)
+            return super().ModelMetadata(request, context)
+
+    async def run(fake: Slow) -> None:
+        client = AsyncEmbeddingClient(fake.url, MODEL)
+        question = asyncio.create_task(client.model_info())
+        while not fake.asked.is_set():
+            await asyncio.sleep(0.005)
+        await client.close()
+        with pytest.raises(RequestCancelled, match="closed during the call"):
+            await question
+
+    with Slow().serve() as fake:
+        asyncio.run(asyncio.wait_for(run(fake), 10.0))
 
 
 def test_cancelling_the_task_of_one_request_is_no_error_of_ours(fake):

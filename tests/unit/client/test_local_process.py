@@ -25,7 +25,7 @@ from lasttoken.local import server as local_server
 from lasttoken.local.ports import address, free_ports
 from lasttoken.local.process import ServerProcess
 from lasttoken.local.program import ServerProgram
-from lasttoken.local.repository import check_backends, read_repository
+from lasttoken.local.repository import RepositoryModel, check_backends, read_repository
 from lasttoken.local.server_log import explain
 
 ROOT = Path(__file__).parents[3]
@@ -329,6 +329,19 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path):
     assert wait_until_gone(child)
 
 
+@pytest.mark.parametrize(
+    ("own", "inherited", "wanted"),
+    [("/triton", "/its/own", "/triton:/cuda:/cudnn"), ("", "/its/own", "/its/own:/cuda:/cudnn"),
+     ("", "", "/cuda:/cudnn")],
+)  # fmt: skip
+def test_further_libraries_come_behind_the_programs_own(own, inherited, wanted):
+    program = ServerProgram(
+        path="", arguments=(), environment={"LD_LIBRARY_PATH": inherited}, library_path=own
+    )
+    assert program.library_path_with(["/cuda", "/cudnn"]) == wanted
+    assert program.library_path_with([]) == own
+
+
 def test_the_library_path_reaches_the_program_and_not_the_launcher(tmp_path):
     process = start(
         tmp_path,
@@ -362,6 +375,34 @@ def test_the_log_is_appended_to_and_read_from_this_process_on(tmp_path):
 def test_bad_settings_are_refused(tmp_path, options, words):
     with pytest.raises(InvalidInput, match=words):
         LocalTriton(tmp_path, **options)
+
+
+def test_what_is_written_beside_a_running_server_is_none_of_its_models(server_of, monkeypatch):
+    """Else the supervisor would start it anew for not answering for a model it has not loaded."""
+    server = server_of("time.sleep(60)")
+    first = RepositoryModel(name="first", is_ensemble=True, inputs=("TEXT",))
+    second = RepositoryModel(name="second", is_ensemble=True, inputs=("TEXT",), on_gpu=True)
+
+    def being_exported(_):
+        raise RepositoryInvalid("there is no model here at the moment")
+
+    monkeypatch.setattr(local_server, "read_repository", lambda _: (first,))
+    with server:
+        for now_there in (lambda _: (first, second), being_exported):
+            monkeypatch.setattr(local_server, "read_repository", now_there)
+            assert (server.models(), server.computes_on_cpu) == (("first",), True)
+        monkeypatch.setattr(local_server, "read_repository", lambda _: (first, second))
+        server.restart()
+        assert (server.models(), server.computes_on_cpu) == (("first", "second"), False)
+
+
+def test_an_ensemble_of_somebody_elses_is_not_asked_for_vectors(tmp_path, monkeypatch):
+    """The supervisor would take its refusal of a text for a server that has to be started anew."""
+    ours = RepositoryModel(name="ours", is_ensemble=True, inputs=("TEXT", "PROMPT_NAME"))
+    step = RepositoryModel(name="ours_tokenizer", is_ensemble=False, inputs=("TEXT",))
+    images = RepositoryModel(name="images", is_ensemble=True, inputs=("IMAGE",))
+    monkeypatch.setattr(local_server, "read_repository", lambda _: (images, ours, step))
+    assert LocalTriton(tmp_path).models() == ("ours",)
 
 
 def test_a_server_that_is_not_running_says_so(tmp_path):

@@ -49,12 +49,17 @@ class FakeEngine:
 class Observer:
     def __init__(self):
         self.reports, self.dropped = [], []
+        self.queue_tokens = None
 
     def batch_done(self, report):
         self.reports.append(report)
+        self.queue_tokens = report.queue_tokens
 
     def request_dropped(self, reason):
         self.dropped.append(reason)
+
+    def set_queue_tokens(self, tokens):
+        self.queue_tokens = tokens
 
 
 class Answer:

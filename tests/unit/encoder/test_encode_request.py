@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from encode_errors import EngineFailed, InvalidRows
@@ -77,3 +80,28 @@ def test_a_failed_request_takes_no_more_vectors():
     request.fail(EngineFailed("again"))
     request.add_vector(0, np.zeros(2, np.float32))
     assert [str(answer) for answer in answers] == ["broken"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_answered_request_lets_go_of_what_triton_lent_it_at_once(fails):
+    """Its request's shared memory, which would wait for the cycle collector."""
+
+    class Lent:
+        def is_cancelled(self):
+            return False
+
+    lent = Lent()
+    request = EncodeRequest(
+        [np.ones(2, np.int32)], lambda answer: None, is_cancelled=lent.is_cancelled
+    )
+    gone = weakref.ref(lent)
+    gc.disable()
+    try:
+        if fails:
+            request.fail(EngineFailed("no"))
+        else:
+            request.add_vector(0, np.ones(3, np.float32))
+        del request, lent
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 from batch_planner import BatchLimits, CostModel
-from encode_errors import EngineFailed, InvalidRows, Overloaded, ShuttingDown
+from encode_errors import DeadlineExpired, EngineFailed, InvalidRows, Overloaded, ShuttingDown
 from encode_request import EncodeRequest, ServiceClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -303,3 +303,50 @@ def test_every_request_is_answered_once_and_with_its_own_vectors(requests, max_q
                      "poisoned": "EngineFailed"}  # fmt: skip
             assert type(value).__name__ == names[fate]
     assert all(sum(batch) <= PREFERRED or len(batch) == 1 for batch in engine.batches)
+
+
+def test_tokens_of_requests_that_were_given_up_are_no_longer_shown_as_waiting(make):
+    clock, engine = Clock(), FakeEngine()
+    engine.gate.clear()
+    scheduler, observer = make(engine, clock=clock)
+    first = submit(scheduler, rows_of([3]))
+    assert engine.running.wait(30)
+    late = submit(scheduler, rows_of([50]), deadline_s=1.0)
+    clock.now = 2.0
+    engine.gate.set()
+    assert first.wait() is not None
+    assert isinstance(late.wait(), DeadlineExpired)
+    scheduler.close(drain_timeout_s=10)  # what was put on the answering thread has been done
+    assert observer.queue_tokens == 0
+
+
+def test_tokens_of_a_request_that_failed_are_no_longer_shown_as_waiting(make):
+    engine = FakeEngine(poison=70)
+    engine.gate.clear()
+    scheduler, observer = make(engine)
+    first = submit(scheduler, rows_of([1]))
+    assert engine.running.wait(30)
+    failing = submit(scheduler, rows_of([60, 60, 60], start=50))  # a batch each
+    engine.gate.set()
+    assert first.wait() is not None
+    assert isinstance(failing.wait(), EngineFailed)
+    scheduler.close(drain_timeout_s=10)
+    assert observer.queue_tokens == 0
+
+
+def test_a_request_whose_caller_cannot_be_asked_for_is_computed_and_harms_no_other(make):
+    def broken():
+        raise RuntimeError("the channel is gone")
+
+    clock, engine = Clock(), FakeEngine()
+    engine.gate.clear()
+    scheduler, _ = make(engine, clock=clock)
+    first = submit(scheduler, rows_of([3]))
+    assert engine.running.wait(30)
+    late = submit(scheduler, rows_of([5]), deadline_s=1.0)
+    unknown = submit(scheduler, rows_of([6]), is_cancelled=broken)
+    clock.now = 2.0
+    engine.gate.set()
+    assert first.wait() is not None
+    assert isinstance(late.wait(5), DeadlineExpired)
+    np.testing.assert_array_equal(unknown.wait(), [vector_of(rows_of([6])[0])])

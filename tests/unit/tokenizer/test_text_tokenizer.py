@@ -112,3 +112,25 @@ def test_another_models_tokenizer_is_not_loaded(changes, message):
 def test_a_file_that_is_no_tokenizer_is_refused():
     with pytest.raises(InvalidContract, match=r"tokenizer\.json cannot be read"):
         TextTokenizer(make_contract(), '{"version": "1.0"}')
+
+
+def test_long_texts_are_not_all_tokenized_at_once(monkeypatch):
+    """What the library keeps of them, also beyond the maximum, is freed in between."""
+    tokenizer = make()
+    calls = []
+
+    class Recorded:
+        def __init__(self, library):
+            self._library = library
+
+        def encode_batch_fast(self, texts):
+            calls.append([len(text) for text in texts])
+            return self._library.encode_batch_fast(texts)
+
+    monkeypatch.setattr(tokenizer, "_tokenizer", Recorded(tokenizer._tokenizer))
+    monkeypatch.setattr("text_tokenizer._CHARACTERS_AT_ONCE", 10)
+    texts = ["a" * 4, "b" * 6, "c" * 30, "d", "e" * 9, "", "f"]
+    rows = tokenizer.encode([PromptedText(text) for text in texts])
+    assert calls == [[4, 6], [30], [1, 9, 0], [1]]
+    assert [row.ids.tolist() for row in rows] == [[256, *byte_ids(text), 257] for text in texts]
+    assert tokenizer.encode([]) == []

@@ -57,7 +57,11 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     for name, text, default in (
         ("timeout", "time for one request", "60"),
-        ("body-timeout", "time for a request's head, and for its body, to come in", "30"),
+        (
+            "body-timeout",
+            "time for a request's head, for its body, and for each piece of an answer to be read",
+            "30",
+        ),
         ("drain-delay", "time between SIGTERM and the closing of the port", "0"),
         ("drain-timeout", "time for requests in flight after that", "30"),
     ):

@@ -34,10 +34,12 @@ from lasttoken.gateway.refusals import (
 
 _FIELD = re.compile(r"at `\$\.(\w+)")
 _ESCAPES = re.compile(
+    rb"(?:\\(?!u(?i:d[89a-f])).[^\\]*){1,4096}|"
     rb"\\u(?i:d[89ab][0-9a-f]{2})\\u(?i:d[c-f][0-9a-f]{2})|(\\u(?i:d[89a-f][0-9a-f]{2}))|\\.",
     re.DOTALL,
 )
-"""Escapes of a JSON text: a pair of surrogates, half of one (as the group), any other."""
+"""Escapes of a JSON text: a run of those that are no surrogates, for a text is full of them and the
+event loop waits; a pair of surrogates, half of one (as the group), any other."""
 
 
 class EmbeddingRoute:
@@ -117,6 +119,8 @@ class EmbeddingRoute:
         except msgspec.ValidationError as error:
             field = _FIELD.search(str(error))
             raise invalid(str(error), param=field[1] if field else None) from None
+        except RecursionError:
+            raise invalid("the request is nested too deep; send flat fields") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             half = next(filter(None, (escape[1] for escape in _ESCAPES.finditer(body))), None)
             if half is not None:  # the decoder's own words are of truncated data

@@ -14,8 +14,8 @@ import uvicorn
 
 from lasttoken.errors import InvalidInput
 from lasttoken.gateway.app import gateway_app
+from lasttoken.gateway.connection_limits import with_limits
 from lasttoken.gateway.gateway_state import Gateway
-from lasttoken.gateway.head_timeout import with_head_timeout
 from lasttoken.gateway.json_log import log_event
 
 
@@ -119,7 +119,7 @@ def serve(gateway: Gateway, listen: ListenSettings, taken: socket.socket) -> Non
         log_config=None,
         access_log=False,
         lifespan="on",
-        http=with_head_timeout(gateway.settings.body_timeout_s),
+        http=with_limits(gateway.settings.body_timeout_s),
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=max(1, round(gateway.settings.drain_timeout_s)),

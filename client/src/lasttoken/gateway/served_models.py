@@ -80,6 +80,11 @@ class ServedModel:
             ) from None
 
 
+async def _close(model: ServedModel) -> None:
+    await model.tokenizer.close()
+    await model.encoder.close()
+
+
 class ModelDirectory:
     """Knows which models there are; asks the server now and then."""
 
@@ -91,6 +96,7 @@ class ModelDirectory:
         self._names: dict[str, ServedModel] = {}
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
+        self._closings: set[asyncio.Task[None]] = set()
 
     async def all(self) -> tuple[ServedModel, ...]:
         """Every model that is ready, in order of names."""
@@ -124,8 +130,10 @@ class ModelDirectory:
             self._asking.cancel()
         await self._client.close()
         for model in self._models.values():
-            await model.tokenizer.close()
-            await model.encoder.close()
+            await _close(model)
+        for closing in self._closings:
+            closing.cancel()
+        await asyncio.gather(*self._closings, return_exceptions=True)
 
     def _not_found(self, name: str | None) -> Refusal:
         known = sorted(self._models)
@@ -185,8 +193,19 @@ class ModelDirectory:
         self._names = self._all_names()
         for model in gone:
             if model.name not in models:
-                await model.tokenizer.close()
-                await model.encoder.close()
+                closing = asyncio.ensure_future(self._close_unused(model))
+                self._closings.add(closing)
+                closing.add_done_callback(self._closings.discard)
+
+    async def _close_unused(self, model: ServedModel) -> None:
+        """Close the connections of a model that is gone, when no request can have it any more.
+
+        One of several servers may say so: the others go on answering the requests in flight.
+        """
+        try:
+            await asyncio.sleep(self._settings.timeout_s)
+        finally:
+            await _close(model)
 
     def _kept(self, info: ModelInfo) -> ServedModel:
         known = self._models.get(info.name)

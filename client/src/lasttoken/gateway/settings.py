@@ -27,7 +27,8 @@ class GatewaySettings:
         keys: API keys in the same form, given directly; None: none. With neither nobody needs one.
         timeout_s: Time for one request, in seconds.
         body_timeout_s: Time for a request's head, and for its body, to come in, in seconds; a
-            slower caller would keep its place among `max_in_flight` for as long as it likes.
+            slower caller would keep its place among `max_in_flight` for as long as it likes. Also
+            for each piece of an answer to be taken, which would keep its memory.
         max_body_bytes: Largest request.
         max_texts: Most texts of a request.
         max_in_flight: Most requests that are worked on at a time.

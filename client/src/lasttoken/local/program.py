@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,13 @@ class ServerProgram:
     environment: dict[str, str]
     library_path: str
     backends: frozenset[str] | None = None
+
+    def library_path_with(self, folders: Sequence[str]) -> str:
+        """Return `library_path` with more folders behind, "" still to leave it alone."""
+        if not folders:
+            return self.library_path
+        before = self.library_path or self.environment.get("LD_LIBRARY_PATH", "")
+        return ":".join([*filter(None, [before]), *folders])
 
 
 def find_program(

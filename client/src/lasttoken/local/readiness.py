@@ -53,7 +53,7 @@ def wait_until_ready(
                 raise _failure(process, f"tritonserver was not ready after {timeout_s:g} s")
             process.wait(_POLL_S)
         for model in models:
-            if model.is_ensemble and "TEXT" in model.inputs:
+            if model.takes_text:
                 _probe(client, model.name, process, deadline)
 
 

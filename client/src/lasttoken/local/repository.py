@@ -18,7 +18,7 @@ class RepositoryModel:
 
     Attributes:
         name: Triton's name, equal to the folder's.
-        is_ensemble: Whether it is an ensemble, which is what clients call.
+        is_ensemble: Whether it is an ensemble.
         inputs: Names of its input tensors.
         backend: Triton's backend that runs it; "" for an ensemble, or where Triton shall find out.
         on_gpu: Whether it computes on a GPU.
@@ -29,6 +29,11 @@ class RepositoryModel:
     inputs: tuple[str, ...]
     backend: str = ""
     on_gpu: bool = False
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it is one that clients of this package call; others may stand beside it."""
+        return self.is_ensemble and "TEXT" in self.inputs
 
 
 def read_repository(repository: Path) -> tuple[RepositoryModel, ...]:

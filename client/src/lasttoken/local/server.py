@@ -19,7 +19,7 @@ from lasttoken.local.ports import address, check_ports, free_ports
 from lasttoken.local.process import ServerProcess
 from lasttoken.local.program import ServerProgram, find_program
 from lasttoken.local.readiness import wait_until_ready
-from lasttoken.local.repository import check_backends, read_repository
+from lasttoken.local.repository import RepositoryModel, check_backends, read_repository
 from lasttoken.local.server_arguments import CLOSED_APIS, Ports, server_arguments
 from lasttoken.local.server_environment import REQUIREMENTS
 from lasttoken.local.server_log import explain
@@ -62,6 +62,7 @@ class LocalTriton:
         python: str | Path | None = None,
         cache_folder: str | Path | None = None,
         requirements: str | Path | None = None,
+        library_folders: Sequence[str | Path] = (),
         verify: bool = True,
         closed_apis: Sequence[str] = CLOSED_APIS,
         otlp_endpoint: str | None = None,
@@ -85,6 +86,8 @@ class LocalTriton:
             cache_folder: Where Triton and its environment are kept; None for `~/.cache/lasttoken`.
             requirements: Hashed requirements of the Python models' environment; None for the ones
                 that came with this package.
+            library_folders: Shared libraries that the models need beside Triton's own, which are
+                found first: CUDA's, for one, where they came in packages of another environment.
             verify: Compare the files of every model that has a card with its digests first.
             closed_apis: Protocols of Triton's that nobody may call; for other tools that need one
                 of them, such as perf_analyzer with shared memory, leave it out.
@@ -130,6 +133,7 @@ class LocalTriton:
             default_cache_folder() if cache_folder is None else Path(cache_folder).absolute()
         )
         self._requirements = REQUIREMENTS if requirements is None else Path(requirements)
+        self._library_folders = tuple(map(str, library_folders))
         self._verify = verify
         self._closed_apis = tuple(closed_apis)
         self._trace_arguments = trace_arguments(otlp_endpoint, trace_rate)
@@ -139,6 +143,7 @@ class LocalTriton:
         self._log_folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: ServerProcess | None = None
         self._ports: Ports | None = None
+        self._models: tuple[RepositoryModel, ...] | None = None
 
     def start(self) -> None:
         """Fetch what is missing, start the server and wait until it has answered a real request.
@@ -167,7 +172,7 @@ class LocalTriton:
                     self._process = ServerProcess(
                         [program.path, *self._arguments(program)],
                         environment=program.environment,
-                        library_path=program.library_path,
+                        library_path=program.library_path_with(self._library_folders),
                         log_path=self._open_log(),
                     )
                 wait_until_ready(
@@ -187,6 +192,7 @@ class LocalTriton:
                 self.stop()
                 raise
             else:
+                self._models = models
                 return
 
     def restart(self, *, stop_timeout_s: float | None = None) -> None:
@@ -220,6 +226,7 @@ class LocalTriton:
         finally:
             with interrupts_held():
                 self._process = None
+                self._models = None
                 self._clear_away()
 
     def kill(self) -> None:
@@ -271,13 +278,17 @@ class LocalTriton:
         return self._running().log_path
 
     def models(self) -> tuple[str, ...]:
-        """Names of the repository's ensembles, which are what clients call."""
-        return tuple(m.name for m in read_repository(self._repository) if m.is_ensemble)
+        """Names of the ensembles that take texts, which are what clients call.
+
+        While it runs those that were there when it was started: the repository may be written to,
+        and Triton loads nothing of that.
+        """
+        return tuple(model.name for model in self._known_models() if model.takes_text)
 
     @property
     def computes_on_cpu(self) -> bool:
         """Whether none of the repository's models computes on a GPU."""
-        return not any(model.on_gpu for model in read_repository(self._repository))
+        return not any(model.on_gpu for model in self._known_models())
 
     def processor_s(self) -> float:
         """Return the processor time that the server and its models have used, in seconds."""
@@ -302,6 +313,9 @@ class LocalTriton:
                 f"tritonserver ended with exit code {process.exit_code}; from its log:\n"
                 f"{explain(process.log())}"
             )
+
+    def _known_models(self) -> tuple[RepositoryModel, ...]:
+        return read_repository(self._repository) if self._models is None else self._models
 
     def _running(self) -> ServerProcess:
         if self._process is None:

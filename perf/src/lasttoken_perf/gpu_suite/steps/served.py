@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch  # noqa: TID251 - brings CUDA's libraries
 from numpy.typing import NDArray
 
 from lasttoken import EmbeddingClient
@@ -21,7 +22,17 @@ from lasttoken_perf.served import CALL_TIMEOUT_S
 
 SUBJECT = "lasttoken server"
 _READY_TIMEOUT_S = {"cuda": 500.0, "cpu": 120.0}
+_PACKAGES = Path(torch.__file__).parents[1]
 _GPU_REQUIREMENTS = Path(__file__).parents[5] / "docker" / "requirements" / "server-gpu.txt"
+
+
+def torch_library_folders(packages: Path = _PACKAGES) -> list[Path]:
+    """Return the folders of CUDA's libraries that torch came with, which the server's lacks.
+
+    Args:
+        packages: The folder of packages that holds torch.
+    """
+    return sorted(path for path in packages.glob("nvidia/*/lib") if any(path.glob("*.so*")))
 
 
 def run(settings: SuiteSettings) -> StepReport:
@@ -41,6 +52,7 @@ def run(settings: SuiteSettings) -> StepReport:
         cache_folder=cache,
         ready_timeout_s=_READY_TIMEOUT_S[settings.device],
         requirements=_GPU_REQUIREMENTS if settings.device == "cuda" else None,
+        library_folders=torch_library_folders() if settings.device == "cuda" else (),
         verify=False,  # it has just been written; 14 GB take long to read once more
     )
     try:
