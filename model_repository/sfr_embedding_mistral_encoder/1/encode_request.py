@@ -11,6 +11,8 @@ import numpy as np
 from encode_errors import EncodeError, InvalidRows
 from numpy.typing import NDArray
 
+_SHOWN_CHARACTERS = 80
+
 
 class ServiceClass(enum.Enum):
     """Interactive requests are served before bulk ones, which are never starved.
@@ -35,7 +37,10 @@ def parse_service_class(value: object) -> ServiceClass:
         return ServiceClass(value)
     except ValueError:
         known = ", ".join(repr(member.value) for member in ServiceClass)
-        raise InvalidRows(f"service_class is {value!r}; send one of {known}, or nothing") from None
+        shown = repr(value)
+        if len(shown) > _SHOWN_CHARACTERS:  # a status's message has to fit into a header of gRPC's
+            shown = f"{shown[:_SHOWN_CHARACTERS]}..."
+        raise InvalidRows(f"service_class is {shown}; send one of {known}, or nothing") from None
 
 
 @dataclass(eq=False, slots=True)

@@ -62,6 +62,12 @@ def test_service_classes():
         parse_service_class("urgent")
 
 
+def test_a_service_class_of_any_length_is_refused_in_few_words():
+    with pytest.raises(InvalidRows, match=r"is 'x{79}\.\.\.; send one of 'interactive'") as refused:
+        parse_service_class("x" * 100_000)
+    assert len(str(refused.value)) < 200
+
+
 def test_an_answer_is_given_once_when_the_last_row_is_there():
     answers = []
     request = EncodeRequest([np.ones(1, np.int32)] * 2, answers.append)
