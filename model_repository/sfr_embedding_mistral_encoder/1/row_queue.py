@@ -161,7 +161,7 @@ class RowQueue:
         choose: Callable[[], ClassQueue | None],
         count: Callable[[ClassQueue], None],
     ) -> tuple[list[Row], list[Dropped]]:
-        dropped = self._drop_expired(now_s)
+        dropped = self.drop_expired(now_s)
         while True:
             queue = choose()
             if queue is None:
@@ -186,7 +186,12 @@ class RowQueue:
         self.remove(requests.values())
         return list(requests.values())
 
-    def _drop_expired(self, now_s: float) -> list[Dropped]:
+    def drop_expired(self, now_s: float) -> list[Dropped]:
+        """Remove the requests whose deadline has passed; the caller answers them.
+
+        Args:
+            now_s: Time on the clock of the requests' deadlines.
+        """
         expired = {
             id(row.request): row.request
             for queue in self._classes.values()

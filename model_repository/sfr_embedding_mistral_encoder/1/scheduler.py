@@ -25,7 +25,7 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 from computed_work import ComputedWork
-from encode_errors import EncodeError, EngineFailed, ShuttingDown
+from encode_errors import EncodeError, EngineFailed, Overloaded, ShuttingDown
 from encode_request import EncodeRequest, Row
 from engine import Engine, OverlappingEngine
 from numpy.typing import NDArray
@@ -150,7 +150,15 @@ class Scheduler:
             if self._closing:
                 raise ShuttingDown("the server is shutting down; send the request to another one")
             request.submitted_s = self._clock()
-            self._queue.add(request)
+            try:
+                self._queue.add(request)
+            except Overloaded:
+                # What has expired is no reason to refuse what has not, however long a batch takes.
+                dropped = self._queue.drop_expired(request.submitted_s)
+                self._drop(dropped)
+                if not dropped:
+                    raise
+                self._queue.add(request)
             self._changed.notify_all()
 
     def close(self, *, drain_timeout_s: float) -> None:

@@ -75,6 +75,26 @@ def test_waiting_is_counted_for_each_row(make):
     assert waited[2].answer_seconds > 0
 
 
+def test_what_has_expired_takes_no_room_from_what_has_not(make):
+    clock, engine = Clock(), FakeEngine()
+    engine.gate.clear()
+    scheduler, observer = make(engine, clock=clock, max_queue_tokens=60)
+    submit(scheduler, rows_of([5]))
+    assert engine.running.wait(30)  # and stays so: the queue is not worked off
+    short = submit(scheduler, rows_of([40]), deadline_s=1.0)
+    patient = submit(scheduler, rows_of([20]))
+    with pytest.raises(Overloaded):
+        submit(scheduler, rows_of([30]))
+    clock.now = 2.0
+    with pytest.raises(Overloaded):  # it has more than the expired one leaves
+        submit(scheduler, rows_of([41]))
+    assert isinstance(short.wait(), DeadlineExpired)
+    late = submit(scheduler, rows_of([40]))
+    engine.gate.set()
+    assert len(patient.wait()) == len(late.wait()) == 1
+    assert observer.dropped == ["expired"]
+
+
 def test_rows_spread_over_batches_come_back_in_order(make):
     engine = FakeEngine()
     scheduler, observer = make(engine)
