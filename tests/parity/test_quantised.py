@@ -11,6 +11,7 @@ import pytest
 
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.graph.linear import LinearLayers
+from lasttoken_export.graph.linear_weights import LinearWeights
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
@@ -171,6 +172,7 @@ def calibrated(model, folder, monkeypatch, *, most):
     checkpoint, contract, scales = model
     monkeypatch.setattr(int8_observer, "MOST_OF_ALL", most)
     monkeypatch.setattr(fixed_inputs, "AS_GOOD", 0)
+    monkeypatch.setattr(int8_observer, "STATES_MOST_OF_ALL", np.inf)
     found = calibrate_model(
         checkpoint, token_rows(1), precision="int8", contract=contract, folder=folder
     )
@@ -211,8 +213,36 @@ def test_a_scale_a_token_of_up_reaches_one_scale_for_all_behind_it(
     assert (vectors * reference).sum(1).mean() > 0.99
 
 
-def test_a_row_of_zeros_stays_zero(models, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_rounded_twice_are_all_but_floats(name, models, tmp_path, monkeypatch):
+    model, _ = calibrated(models(name), tmp_path, monkeypatch, most=0)
+    products = {}
+    for kind, wide in (("once", False), ("twice", True)):
+        monkeypatch.setattr(Calibration, "is_wide", lambda self, linear, wide=wide: wide)
+        (tmp_path / kind).mkdir()
+        session = session_of(model, tmp_path / kind, "int8", "onnxruntime")
+        vectors = encode(session, token_rows(2))
+        for row, vector in zip(token_rows(2), vectors, strict=True):
+            assert np.array_equal(encode(session, [row])[0], vector)
+        products[kind] = vectors
+    # What is left are the weights' errors: those of weights rounded, inputs in floats.
+    found = model[2][ROWS]
+
+    def rounded(self, layer, columns, dtype=np.float32):
+        codes, scales = found.channel_codes(layer.name), found.channel_scales(layer.name)
+        return (codes * scales).astype(dtype)[:, columns.as_slice]
+
+    monkeypatch.setattr(Calibration, "needs_floats", lambda self, linear: True)
+    monkeypatch.setattr(LinearWeights, "_read", rounded)
+    floats = encode(session_of(model, tmp_path, "int8", "onnxruntime"), token_rows(2))
+    off = {kind: np.abs(vectors - floats).max() for kind, vectors in products.items()}
+    assert off["twice"] < 0.02 * off["once"]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_row_of_zeros_stays_zero(wide, models, tmp_path, monkeypatch):
     model, _ = calibrated(models("mistral, mean"), tmp_path, monkeypatch, most=0)
+    monkeypatch.setattr(Calibration, "is_wide", lambda self, linear: wide)
     checkpoint = model[0]
     read = type(checkpoint).read
 

@@ -22,6 +22,7 @@ from lasttoken_export.native_config import (
 )
 from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.token_rows import encode_rows, open_graph
+from lasttoken_export.quantisation.calibration import Calibration
 from unit.export.checkpoints import tensors, write_folder
 from unit.export.test_export import BYTES_CONFIG, make_entry
 from unit.tokenizer.small import byte_level_tokenizer
@@ -173,8 +174,12 @@ def test_each_runtime_has_its_backend(runtime, backend, kind):
     assert encoder.max_batch_tokens == 2048
 
 
-def test_its_int8_is_exact_on_any_processor_without_an_option(tmp_path):
+@pytest.mark.parametrize("wide", [False, True])
+def test_its_int8_is_exact_on_any_processor_without_an_option(wide, tmp_path, monkeypatch):
     """Triton's backend sets none; the weights are unsigned, the vectors those of signed ones."""
+    if wide:  # two products of one weight
+        monkeypatch.setattr(Calibration, "fixed_inputs", lambda self, linear: None)
+    monkeypatch.setattr(Calibration, "is_wide", lambda self, linear: wide)
     folder = write_folder(tmp_path / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
     (folder / "tokenizer.json").write_text(byte_level_tokenizer())
     checkpoint = open_checkpoint(folder)

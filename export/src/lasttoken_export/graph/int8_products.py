@@ -2,7 +2,8 @@
 
 Activations have a scale a row or, where calibration found that it does as well, one for all rows;
 either way no row depends on what else is in the batch. With one for all the product is done when
-it is made; a scale a row takes passes over the inputs for it and one over the outputs.
+it is made; a scale a row takes passes over the inputs for it and one over the outputs. Where one
+rounding is too coarse, what it leaves is rounded again and multiplied by the same weights.
 
 ONNX has the product of integers and the scaling of its result as two operators; ONNX Runtime's own
 one does both in one pass.
@@ -23,6 +24,7 @@ from lasttoken_export.graph.linear_weights import LinearWeights
 from lasttoken_export.graph.product import Multiply, Product
 from lasttoken_export.quantisation.calibration import Calibration
 from lasttoken_export.quantisation.fixed_inputs import MIDDLE, FixedInputs
+from lasttoken_export.quantisation.smoothing import FINER
 
 
 class Int8Products:
@@ -62,7 +64,8 @@ class Int8Products:
         assert self._calibration is not None
         fixed = self._calibration.fixed_inputs(layer.name)
         if fixed is None:
-            return self._by_rows(value, layer, row_scale)
+            wide = self._calibration.is_wide(layer.name)
+            return self._by_rows(value, layer, row_scale, wide=wide)
         return self._by_one_scale(value, layer, fixed, row_scale)
 
     def _by_one_scale(
@@ -96,10 +99,16 @@ class Int8Products:
         return multiply
 
     def _by_rows(
-        self, value: ir.Value, layer: LinearLayer, outer_scale: ir.Value | None
+        self,
+        value: ir.Value,
+        layer: LinearLayer,
+        outer_scale: ir.Value | None,
+        *,
+        wide: bool,
     ) -> Multiply:
-        """Multiply rows each with a scale of its own.
+        """Multiply rows each with a scale of its own, wide ones in two parts.
 
+        The second part is what rounding to the first has left, in finer steps of the same row.
         A row of zeros has scale 0; whatever codes dividing by it gives, the result is zero again.
         """
         graph, name = self._graph, layer.short_name
@@ -116,22 +125,44 @@ class Int8Products:
         codes = graph.op(
             "QuantizeLinear", [value, flat, self._zero_points], f"{name}_codes", {"axis": 0}
         )
+        parts = [(codes, graph.constant(np.asarray(1, np.float32)))]
+        if wide:
+            parts.append(self._rest(value, codes, flat, name))
         if outer_scale is not None:  # it changes a row's scale, and no code
             row_scale = graph.op("Mul", [row_scale, outer_scale], f"{name}_whole_scale")
-        one = graph.constant(np.asarray(1, np.float32))
         zero_point = graph.constant(np.asarray(MIDDLE, np.uint8))
 
         def multiply(columns: Columns) -> Product:
             weight, scales = self._weights.codes_and_scales(layer, columns)
-            product = graph.op(
-                "MatMulIntegerToFloat",
-                [codes, weight, one, scales, zero_point],
-                columns.short_name,
-                domain="com.microsoft",
-            )
-            return Product(value=product, row_scale=row_scale)
+            products = [
+                graph.op(
+                    "MatMulIntegerToFloat",
+                    [part, weight, step, scales, zero_point],
+                    columns.short_name,
+                    domain="com.microsoft",
+                )
+                for part, step in parts
+            ]
+            whole = products[0]
+            if wide:
+                whole = graph.op("Add", products, f"{columns.short_name}_whole")
+            return Product(value=whole, row_scale=row_scale)
 
         return multiply
+
+    def _rest(
+        self, value: ir.Value, codes: ir.Value, scales: ir.Value, name: str
+    ) -> tuple[ir.Value, ir.Value]:
+        """Round what codes leave of ``[T, in]``; the codes, and a step of theirs in row scales."""
+        graph = self._graph
+        rounded = graph.op(
+            "DequantizeLinear", [codes, scales, self._zero_points], f"{name}_rounded", {"axis": 0}
+        )
+        rest = graph.op("Sub", [value, rounded], f"{name}_rest")
+        step = graph.constant(np.asarray(1 / FINER, np.float32))
+        finer = graph.op("Mul", [scales, step], f"{name}_finer_scales")
+        inputs = [rest, finer, self._zero_points]
+        return graph.op("QuantizeLinear", inputs, f"{name}_rest_codes", {"axis": 0}), step
 
     def _row_scale(self, value: ir.Value, name: str) -> ir.Value:
         """Scale that brings each row's largest element to 127: ``[T, 1]``."""

@@ -32,8 +32,9 @@ def use_unsigned_weights(model: ir.Model) -> None:
         weight = node.inputs[_WEIGHT]
         assert weight is not None
         assert weight.const_value is not None
-        weight.const_value = _unsigned(weight.const_value)
-        weight.type = ir.TensorType(ir.DataType.UINT8)
+        if weight.const_value.dtype != ir.DataType.UINT8:  # of two products, changed with the first
+            weight.const_value = _unsigned(weight.const_value)
+            weight.type = ir.TensorType(ir.DataType.UINT8)
         if name not in graph.initializers:
             tensor = ir.Tensor(np.asarray(MIDDLE, np.uint8), name=name)
             graph.register_initializer(ir.Value(name=name, const_value=tensor))

@@ -24,7 +24,7 @@ STATIC_FLOATS_ABOVE = 0.02
 """Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
 row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
-BLOCKS, ROWS = "gptq-4", "int8-rows-5"
+BLOCKS, ROWS = "gptq-4", "int8-rows-6"
 STATIC = {"int8": "int8-static-4", "fp8": "fp8-static-3"}
 """Schemes: weights in blocks; int8 with a scale a row of the inputs, or one for all where that will
 do; int8 and fp8 with one scale for all, on TensorRT. A change of the arithmetic or of its constants
@@ -69,6 +69,10 @@ class Calibration:
     def needs_floats(self, linear: str) -> bool:
         """Whether int8 or fp8 would cost this layer too much."""
         return bool(self._array(linear, "floats"))
+
+    def is_wide(self, linear: str) -> bool:
+        """Whether its inputs are rounded to int8 twice, on ONNX Runtime's CPU."""
+        return bool(self._array(linear, "wide"))
 
     def channel_codes(self, linear: str) -> NDArray[Any]:
         """Return the codes of its changed weights: ``[in, out]``, int8 or float8 E4M3."""

@@ -24,6 +24,7 @@ from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledToke
 from lasttoken_export.quantisation.smoothing import (
     OutputError,
     by_rows,
+    by_rows_twice,
     find_row_smoothing,
     row_error,
 )
@@ -35,7 +36,8 @@ docs/precisions.md."""
 STATES_MOST_OF_ALL = 6e-4
 """Mean squared error that a linear layer may add to hidden states, relative to them, times the
 layers of the model, for all tokens and for first ones, to which all others attend; one that adds
-more stays in floats; see docs/precisions.md."""
+more has its inputs rounded twice or, where that is not enough, stays in floats; see
+docs/precisions.md."""
 
 
 class Int8Observer:
@@ -91,6 +93,9 @@ class Int8Observer:
         change.apply_to_gram(gram)
         weight, inputs = self._read(changes), change.applied(self._sample.inputs())
         fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
+        expected = OutputError(weight, inputs)
+        if fixed is not None and self._is_off(_Outputs(weight, fixed), expected, weight, change):
+            fixed = None
         if fixed is not None:  # what all tokens have in common is in the bias
             subtract_common(gram, mean, self._gram.weight)
         codes, scales = gptq_int8(weight, gram)
@@ -100,13 +105,14 @@ class Int8Observer:
             covered = mean if fixed.offset is None else mean - fixed.offset
             bias = mean @ weight - covered @ rounded
         outputs = _Outputs(rounded, fixed, bias)
-        error = OutputError(weight, inputs).of_outputs(outputs.of(inputs))
-        needs_floats = error > ROWS_FLOATS_ABOVE or (self._is_early and self.linear.makes_heads)
-        if self.linear.adds_to_states and not needs_floats:
-            most = STATES_MOST_OF_ALL / self._model_layers
-            needs_floats = most < self._sample.error_of_states(
-                lambda values: outputs.of(change.applied(values)) - change.applied(values) @ weight
-            )
+        early_heads = self._is_early and self.linear.makes_heads
+        needs_floats = early_heads or self._is_off(outputs, expected, weight, change)
+        wide = False
+        if needs_floats and not early_heads and fixed is None:
+            outputs = _Outputs(rounded, wide=True)
+            wide = not self._is_off(outputs, expected, weight, change)
+            needs_floats = not wide
+        error = expected.of_outputs(outputs.of(inputs))
         return {
             "factors": change.factors,
             "rotation": np.asarray(change.rotation or 0, np.int32),
@@ -116,7 +122,21 @@ class Int8Observer:
             **_stored(fixed),
             "errors": np.asarray([error], np.float32),
             "floats": np.asarray(needs_floats),
+            "wide": np.asarray(wide),
         }
+
+    def _is_off(
+        self, outputs: _Outputs, expected: OutputError, weight: Floats, change: InputChange
+    ) -> bool:
+        """Whether outputs are further from those in floats than int8 may be."""
+        if expected.of_outputs(outputs.of(change.applied(self._sample.inputs()))) > (
+            ROWS_FLOATS_ABOVE
+        ):
+            return True
+        most = STATES_MOST_OF_ALL / self._model_layers
+        return self.linear.adds_to_states and most < self._sample.error_of_states(
+            lambda values: outputs.of(change.applied(values)) - change.applied(values) @ weight
+        )
 
     def _read(self, changes: InputChanges | None) -> Floats:
         return self.linear.read_weight(self._checkpoint, np.dtype(np.float32), changes)
@@ -128,15 +148,28 @@ class _Outputs:
     Args:
         weight: ``[in, out]`` as its codes say it.
         fixed: How inputs become codes; None for a scale a token.
-        bias: ``[out]`` what is added.
+        bias: ``[out]`` what is added; None for what `fixed` takes away.
+        wide: Whether inputs are rounded twice.
     """
 
-    def __init__(self, weight: Floats, fixed: FixedInputs | None, bias: Floats) -> None:
-        self._weight, self._fixed, self._bias = weight, fixed, bias
+    def __init__(
+        self,
+        weight: Floats,
+        fixed: FixedInputs | None = None,
+        bias: Floats | None = None,
+        *,
+        wide: bool = False,
+    ) -> None:
+        self._weight, self._fixed = weight, fixed
+        if bias is None and fixed is not None and fixed.offset is not None:
+            bias = fixed.offset @ weight
+        self._bias = np.zeros(weight.shape[1], np.float32) if bias is None else bias
+        self._round = by_rows_twice if wide else by_rows
+        if fixed is not None:
+            self._round = fixed.rounded
 
     def of(self, inputs: Floats) -> Floats:
-        rounded = by_rows(inputs) if self._fixed is None else self._fixed.rounded(inputs)
-        outputs: Floats = rounded @ self._weight + self._bias
+        outputs: Floats = self._round(inputs) @ self._weight + self._bias
         return outputs
 
 

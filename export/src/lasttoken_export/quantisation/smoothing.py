@@ -116,6 +116,19 @@ def by_rows(inputs: Floats) -> Floats:
     return rounded
 
 
+FINER = 254
+"""Steps of `by_rows_twice`'s second rounding in one of the first."""
+
+
+def by_rows_twice(inputs: Floats) -> Floats:
+    """Round like `by_rows`, and what that leaves once more, to 127 steps of half of one of them."""
+    scales = np.maximum(np.abs(inputs).max(axis=1, keepdims=True), 1e-9) / 127
+    rounded: Floats = to_int8(inputs, scales) * scales
+    finer = scales / FINER
+    rounded += to_int8(inputs - rounded, finer) * finer
+    return rounded
+
+
 class OutputError:
     """Compares outputs with those of a linear layer in floats.
 

@@ -11,6 +11,7 @@ from lasttoken_export.graph.linear_layer import LinearLayer
 from lasttoken_export.quantisation.input_changes import LayerChanges
 from lasttoken_export.quantisation.int8_observer import Int8Observer
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
+from lasttoken_export.quantisation.smoothing import by_rows, by_rows_twice
 from lasttoken_export.quantisation.weights import int8_channel_scales, to_int8
 
 TOKENS, SIZE = 40, 32
@@ -56,6 +57,24 @@ def test_a_layer_whose_error_weighs_on_the_states_stays_in_floats(
     states[FIRST] = (INPUTS @ WEIGHT)[FIRST] * np.float32(scale_of_first)
     assert needs_floats(states) is expected
     assert needs_floats(states, adds_to_states=False) is False
+
+
+@pytest.mark.parametrize(
+    ("scale_of_states", "wide", "floats"),
+    [(100.0, False, False), (1.5, True, False), (1e-3, False, True)],
+    ids=["small beside the states", "the inputs' part is too large", "the weights' part too"],
+)
+def test_inputs_are_rounded_twice_where_that_is_enough(scale_of_states, wide, floats):
+    states = INPUTS @ WEIGHT * np.float32(scale_of_states)
+    found = result(INPUTS, states, adds_to_states=True)
+    assert (bool(found["wide"]), bool(found["floats"])) == (wide, floats)
+
+
+def test_what_is_rounded_twice_is_off_by_less_than_a_ten_thousandth_of_a_row():
+    once, twice = by_rows(INPUTS), by_rows_twice(INPUTS)
+    largest = np.abs(INPUTS).max(axis=1, keepdims=True)
+    assert (np.abs(once - INPUTS) / largest).max() > 3e-3
+    assert (np.abs(twice - INPUTS) / largest).max() < 2e-5
 
 
 def test_weights_are_rounded_for_what_is_left_when_the_common_part_is_taken_away():
