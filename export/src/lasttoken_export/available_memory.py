@@ -10,50 +10,40 @@ Kubernetes leaves them out of its working set too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-_CGROUPS, _PROCESS_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+from lasttoken_export.model_sources import ENCODER
+from lasttoken_export.server_modules import server_module
+
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""By the version of control groups: limit, usage, and the key of unused files in memory.stat."""
 
 
-def available_memory_bytes(cgroups: Path = _CGROUPS, process: Path = _PROCESS_CGROUPS) -> int:
+def available_memory_bytes(mount: Path | None = None, of_process: Path | None = None) -> int:
     """Return the memory that can be had without swapping and within the container's limit.
 
     Args:
-        cgroups: Where control groups are mounted.
-        process: Where the process's own are named.
+        mount: Where control groups are mounted; None for where Linux has them.
+        of_process: Where the process's own are named; None likewise.
     """
-    return max(0, min(int(psutil.virtual_memory().available), *_room(cgroups, process), 2**63))
+    module = server_module(ENCODER, "control_groups")
+    groups = module.control_groups("memory", mount or module.MOUNT, of_process or module.OF_PROCESS)
+    rooms = [_room(group.folder, *_FILES[group.version]) for group in groups]
+    limits = [room for room in rooms if room is not None]
+    return max(0, min([int(psutil.virtual_memory().available), *limits]))
 
 
-def _room(cgroups: Path, process: Path) -> Iterator[int]:
-    """Yield what each control group of the process that has a limit leaves."""
+def _room(folder: Path, limit: str, usage: str, unused_files: str) -> int | None:
+    """Return what a control group leaves; None where it has no limit."""
     try:
-        lines = process.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, files = cgroups, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            root = cgroups / "memory"
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        folder = root / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            if group.is_relative_to(root) and (room := _room_of(group, *files)) is not None:
-                yield room
-
-
-def _room_of(group: Path, limit: str, usage: str, unused_files: str) -> int | None:
-    try:
-        most, taken = int((group / limit).read_text()), int((group / usage).read_text())
-        statistics = (group / "memory.stat").read_text().split()
-    except (OSError, ValueError):  # no such group here, or "max": no limit
+        most, taken = int((folder / limit).read_text()), int((folder / usage).read_text())
+        statistics = (folder / "memory.stat").read_text().split()
+    except (OSError, ValueError):  # no such group here, or "max"
         return None
     numbers = dict(zip(statistics[::2], statistics[1::2], strict=False))
     return most - taken + int(numbers.get(unused_files, 0))

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUPS, _PROCESS_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+from control_groups import MOUNT, OF_PROCESS, control_groups
+
 _PROCESSORS = Path("/sys/devices/system/cpu")
 
 
@@ -52,35 +52,18 @@ def physical_cores(processors: set[int], root: Path = _PROCESSORS) -> int:
     return len(cores)
 
 
-def cpu_quota(cgroups: Path = _CGROUPS, process: Path = _PROCESS_CGROUPS) -> float | None:
+def cpu_quota(mount: Path = MOUNT, of_process: Path = OF_PROCESS) -> float | None:
     """Return the least CPU quota of the process's control groups, in cores; None for none.
 
     Args:
-        cgroups: Where control groups are mounted.
-        process: Where the process's own are named.
+        mount: Where control groups are mounted.
+        of_process: Where the process's own are named.
     """
-    try:
-        lines = process.read_text().splitlines()
-    except OSError:
-        return None
-    quotas = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            quotas += [_quota_v2(folder) for folder in _upwards(cgroups, path)]
-        elif "cpu" in controllers.split(","):
-            for root in (cgroups / "cpu", cgroups / controllers):
-                quotas += [_quota_v1(folder) for folder in _upwards(root, path)]
+    quotas = [
+        _quota_v2(group.folder) if group.version == 2 else _quota_v1(group.folder)
+        for group in control_groups("cpu", mount, of_process)
+    ]
     return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """Yield the folder of a control group and those above it, as far as they are mounted."""
-    folder = root / path.lstrip("/")
-    yield folder
-    while folder != root:
-        folder = folder.parent
-        yield folder
 
 
 def _quota_v2(folder: Path) -> float | None:

@@ -57,6 +57,16 @@ def submit(scheduler, rows, **options):
     return answer
 
 
+def at_work(make, engine=None, *, length=3, **options):
+    """The engine, a scheduler and its observer, and a first request that it computes until told."""
+    engine = engine or FakeEngine()
+    engine.gate.clear()
+    scheduler, observer = make(engine, **options)
+    first = submit(scheduler, rows_of([length]))
+    assert engine.running.wait(30)
+    return engine, scheduler, observer, first
+
+
 def test_waiting_is_counted_for_each_row(make):
     clock, engine = Clock(), FakeEngine()
     engine.gate.clear()
@@ -76,11 +86,8 @@ def test_waiting_is_counted_for_each_row(make):
 
 
 def test_what_has_expired_takes_no_room_from_what_has_not(make):
-    clock, engine = Clock(), FakeEngine()
-    engine.gate.clear()
-    scheduler, observer = make(engine, clock=clock, max_queue_tokens=60)
-    submit(scheduler, rows_of([5]))
-    assert engine.running.wait(30)  # and stays so: the queue is not worked off
+    clock = Clock()
+    engine, scheduler, observer, _ = at_work(make, clock=clock, max_queue_tokens=60)
     short = submit(scheduler, rows_of([40]), deadline_s=1.0)
     patient = submit(scheduler, rows_of([20]))
     with pytest.raises(Overloaded):
@@ -326,11 +333,8 @@ def test_every_request_is_answered_once_and_with_its_own_vectors(requests, max_q
 
 
 def test_tokens_of_requests_that_were_given_up_are_no_longer_shown_as_waiting(make):
-    clock, engine = Clock(), FakeEngine()
-    engine.gate.clear()
-    scheduler, observer = make(engine, clock=clock)
-    first = submit(scheduler, rows_of([3]))
-    assert engine.running.wait(30)
+    clock = Clock()
+    engine, scheduler, observer, first = at_work(make, clock=clock)
     late = submit(scheduler, rows_of([50]), deadline_s=1.0)
     clock.now = 2.0
     engine.gate.set()
@@ -341,11 +345,7 @@ def test_tokens_of_requests_that_were_given_up_are_no_longer_shown_as_waiting(ma
 
 
 def test_tokens_of_a_request_that_failed_are_no_longer_shown_as_waiting(make):
-    engine = FakeEngine(poison=70)
-    engine.gate.clear()
-    scheduler, observer = make(engine)
-    first = submit(scheduler, rows_of([1]))
-    assert engine.running.wait(30)
+    engine, scheduler, observer, first = at_work(make, FakeEngine(poison=70), length=1)
     failing = submit(scheduler, rows_of([60, 60, 60], start=50))  # a batch each
     engine.gate.set()
     assert first.wait() is not None
@@ -358,11 +358,8 @@ def test_a_request_whose_caller_cannot_be_asked_for_is_computed_and_harms_no_oth
     def broken():
         raise RuntimeError("the channel is gone")
 
-    clock, engine = Clock(), FakeEngine()
-    engine.gate.clear()
-    scheduler, _ = make(engine, clock=clock)
-    first = submit(scheduler, rows_of([3]))
-    assert engine.running.wait(30)
+    clock = Clock()
+    engine, scheduler, _, first = at_work(make, clock=clock)
     late = submit(scheduler, rows_of([5]), deadline_s=1.0)
     unknown = submit(scheduler, rows_of([6]), is_cancelled=broken)
     clock.now = 2.0
