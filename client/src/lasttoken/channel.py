@@ -22,6 +22,9 @@ def channel_arguments(options: ClientOptions) -> list[tuple[str, Any]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 2000),  # also the time that a connection may take
         ("grpc.max_reconnect_backoff_ms", 2000),
+        # Else all clients of a process share a connection, and a new one begins by hearing of the
+        # attempts that failed for another one, of a server that answers by now.
+        ("grpc.use_local_subchannel_pool", 1),
         # One name may stand for many servers, as a headless service does.
         ("grpc.service_config", _ROUND_ROBIN),
     ]

@@ -56,6 +56,17 @@ def test_an_address_where_nobody_is_fails_no_call(fake, make_client):
         assert time.monotonic() - begin < 3.0
 
 
+def test_a_new_client_does_not_hear_of_an_earlier_ones_failures(make_client):
+    """gRPC's channels share connections, and with them the wait after a failed attempt."""
+    port = closed_port()
+    with make_client(f"127.0.0.1:{port}") as earlier:
+        for _ in range(4):  # each attempt lengthens the wait until the next
+            with pytest.raises(ModelUnavailable):
+                earlier.embed(["a"], timeout_s=0.5)
+        with FakeTriton().serve(port) as server, make_client(server.url) as client:
+            assert client.model_info().dimensions == 8
+
+
 def test_a_server_that_dies_in_mid_call_fails_no_call(fake, make_client):
     """Its requests go to the other one at once; when it is back it gets its share again."""
     fake.otherwise = delay(0.02)
