@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -66,7 +67,7 @@ def token_rows(seed):
     return [random.integers(2, 101, length, dtype=np.int32) for length in (1, 5, 17, 30, 64, 90)]
 
 
-def session_of(model, folder, precision, target):
+def session_of(model, folder, precision, target, *, threads=0, streams=1):
     checkpoint, contract, scales = model
     graph = model_graph(
         checkpoint,
@@ -80,7 +81,9 @@ def session_of(model, folder, precision, target):
     path = folder / f"{precision}-{target}.onnx"
     ir.save(graph, path, external_data=f"{path.name}.data")
     module = server_module(ENCODER, "onnxruntime_engine")
-    return module.OnnxRuntimeEngine(path, runtime="onnxruntime-cpu", intra_op_threads=0)
+    return module.OnnxRuntimeEngine(
+        path, runtime="onnxruntime-cpu", intra_op_threads=threads, streams=streams
+    )
 
 
 def optimised_kinds(folder, path):
@@ -155,13 +158,29 @@ def test_quantised_vectors_stay_close(name, precision, target, mean, models, tmp
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-weights", "int4"])
+@pytest.mark.parametrize("name", NAMES)
+def test_streams_change_no_bit(name, precision, models, tmp_path):
+    """One thread computes what two do, and two streams at a time what one does."""
+    engine = session_of(models(name), tmp_path, precision, "onnxruntime", threads=2, streams=2)
+    rows = token_rows(3)
+    packed = np.concatenate(rows), np.array([len(row) for row in rows], np.int32)
+    expected = engine.encode(*packed)
+    with ThreadPoolExecutor(2) as pool:
+        for vectors in pool.map(lambda _: engine.encode_in_stream(*packed), range(8)):
+            assert np.array_equal(vectors, expected)
+    for row, vector in zip(rows, expected, strict=True):
+        alone = engine.encode_in_stream(row, np.array([len(row)], np.int32))
+        assert np.array_equal(alone[0], vector)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-weights", "int4"])
 def test_options_of_processors_that_saturate_change_no_bit(
     precision, models, tmp_path, monkeypatch
 ):
     """They are set here as for such a processor, whatever this one is."""
     model = models(NAMES[0])
     expected = encode(session_of(model, tmp_path, precision, "onnxruntime"), token_rows(2))
-    module = server_module(ENCODER, "onnxruntime_engine")
+    module = server_module(ENCODER, "onnxruntime_session")
     monkeypatch.setattr(module, "int8_products_saturate", lambda flags: True)
     session = session_of(model, tmp_path, precision, "onnxruntime")
     assert np.array_equal(encode(session, token_rows(2)), expected)

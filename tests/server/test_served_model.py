@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import signal
@@ -90,6 +91,21 @@ def test_a_text_has_bitwise_the_same_vector_in_any_request_and_batch(client, alo
         for _ in range(2):
             vectors = list(pool.map(client.embed, TEXTS))
             np.testing.assert_array_equal(np.stack(vectors), alone)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) not in range(2, 9), reason="has no streams")
+def test_a_text_has_bitwise_the_same_vector_in_a_stream(smollm2_server, client, alone):
+    """With enough waiting the encoder computes batches beside each other, a thread each."""
+    before = read_metrics(smollm2_server.metrics_url)
+    with ThreadPoolExecutor(48) as pool:
+        vectors = list(pool.map(client.embed, TEXTS * 8))
+    np.testing.assert_array_equal(np.stack(vectors), np.tile(alone, (8, 1)))
+    after = read_metrics(smollm2_server.metrics_url)
+    batch_s, busy_s = (
+        after[name] - before[name]
+        for name in (f"lasttoken_encoder_{kind}_seconds_total" for kind in ("batch", "busy"))
+    )
+    assert batch_s > 1.3 * busy_s
 
 
 def test_a_text_has_bitwise_the_same_vector_beside_a_bulk_batch(client, alone):

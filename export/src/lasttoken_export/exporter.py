@@ -185,6 +185,7 @@ def export_model(
                     "precision": options.precision,
                     "revision": checkpoint.revision or "",
                     "intra_op_threads": str(options.intra_op_threads),
+                    "streams": str(options.streams),
                     "max_length": str(max_length),
                     "vocab_size": str(config.vocab_size),
                     "max_batch_tokens": str(max_batch_tokens),

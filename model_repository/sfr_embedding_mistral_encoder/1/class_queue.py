@@ -3,7 +3,7 @@
 The oldest row is in every batch; among the ``_WINDOW_BATCHES`` batches' worth of oldest rows, rows
 of similar length join it; and a row whose turn has come is served in order of arrival. The turn is
 twice the batches that the tokens before it need (a batch filled in order of arrival may stay half
-empty), plus ``_OVERTAKING_BATCHES``.
+empty), plus ``_OVERTAKING_BATCHES``. A batch of smaller limits counts for as much less.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ClassQueue:
         self.tokens = 0
         self._limits = limits
         self._cost = cost
-        self._batches = 0
-        self._last_turn = 0
+        self._batches = 0.0
+        self._last_turn = 0.0
 
     def add(self, row: Row) -> None:
         """Put a row at the end, and set its turn."""
@@ -39,9 +39,13 @@ class ClassQueue:
         self.rows.append(row)
         self.tokens += len(row.tokens)
 
-    def plan(self) -> list[Row]:
-        """Return the rows of the next batch, which stay in the queue."""
-        overdue = [row for row in islice(self.rows, self._limits.max_rows) if self._is_overdue(row)]
+    def plan(self, limits: BatchLimits) -> list[Row]:
+        """Return the rows of the next batch, which stay in the queue.
+
+        Args:
+            limits: Of this batch: the queue's own, or smaller ones.
+        """
+        overdue = [row for row in islice(self.rows, limits.max_rows) if self._is_overdue(row)]
         if overdue:
             fitting, tokens = overdue[:1], len(overdue[0].tokens)
             longest = tokens
@@ -49,7 +53,7 @@ class ClassQueue:
                 tokens += len(row.tokens)
                 longest = max(longest, len(row.tokens))
                 computed = self._cost.computed_tokens(tokens, len(fitting) + 1, longest)
-                if computed > self._limits.preferred_tokens:
+                if computed > limits.preferred_tokens:
                     break
                 fitting.append(row)
             return fitting
@@ -61,14 +65,14 @@ class ClassQueue:
                 break
             window.append(row)
         lengths = np.fromiter((len(row.tokens) for row in window), np.int64, len(window))
-        return [window[index] for index in choose_rows(lengths, self._limits, self._cost)]
+        return [window[index] for index in choose_rows(lengths, limits, self._cost)]
 
     def _is_overdue(self, row: Row) -> bool:
         return row.turn <= self._batches
 
-    def take(self, rows: list[Row]) -> None:
-        """Remove planned rows."""
+    def take(self, rows: list[Row], limits: BatchLimits) -> None:
+        """Remove rows that were planned with these limits."""
         taken = set(map(id, rows))
         self.rows = deque(row for row in self.rows if id(row) not in taken)
         self.tokens -= sum(len(row.tokens) for row in rows)
-        self._batches += 1
+        self._batches += limits.preferred_tokens / self._limits.preferred_tokens

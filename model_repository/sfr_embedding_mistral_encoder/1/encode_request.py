@@ -60,7 +60,7 @@ class Row:
     index: int
     tokens: NDArray[np.int32]
     arrival: int = -1
-    turn: int = -1
+    turn: float = -1
 
 
 class EncodeRequest:

@@ -27,6 +27,7 @@ class EncoderSettings:
     precision: str
     revision: str
     intra_op_threads: int
+    streams: int
     max_length: int
     vocab_size: int
     max_batch_tokens: int
@@ -50,6 +51,12 @@ class EncoderSettings:
             f"'packed' for runtime {self.runtime!r}",
         )
         self._require(self.intra_op_threads >= 0, "intra_op_threads", "0 or more")
+        self._require(self.streams >= 0, "streams", "0 or more")
+        self._require(
+            self.streams <= 1 or self.runtime == "onnxruntime-cpu",
+            "streams",
+            f"0 or 1 for runtime {self.runtime!r}",
+        )
         for name in ("max_length", "vocab_size", "preferred_batch_tokens", "max_batch_rows"):
             self._require(getattr(self, name) >= 1, name, "1 or more")
         self._require(

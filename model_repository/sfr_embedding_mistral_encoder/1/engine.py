@@ -9,6 +9,9 @@ import numpy as np
 from computed_work import ComputedWork
 from numpy.typing import NDArray
 
+Encode = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]
+"""`Engine.encode`, or another way to the same vectors."""
+
 
 class Engine(Protocol):
     """Runs the graph of one model. Called from one thread at a time.
@@ -42,6 +45,26 @@ class Engine(Protocol):
 
         Args:
             row_lengths: ``[B]`` tokens of each row, each at least 1.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that also computes batches beside each other, each on a thread of its own.
+
+    Attributes:
+        streams: How many at a time; 1 for none beside another.
+    """
+
+    streams: int
+
+    def encode_in_stream(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Do what `encode` does, with the same vectors, on the calling thread alone.
+
+        Called from ``streams`` threads at a time.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from cores import limited_cores
@@ -11,6 +12,7 @@ from engine import Engine
 from onnxruntime_engine import OnnxRuntimeEngine
 from padded_engine import PaddedEngine
 from processor import int8_products_saturate, processor_flags
+from streams import are_exact, streams_of
 from tensorrt_engine import open_tensorrt_engine
 
 _log = logging.getLogger(__name__)
@@ -39,8 +41,17 @@ def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
             cores,
         )
     kind = PaddedEngine if settings.graph_form == "padded" else OnnxRuntimeEngine
-    return kind(
-        version_folder / "encoder.onnx",
-        runtime=settings.runtime,
-        intra_op_threads=settings.intra_op_threads,
+    graph, threads = version_folder / "encoder.onnx", settings.intra_op_threads
+    streams = streams_of(
+        graph, runtime=settings.runtime, asked=settings.streams, intra_op_threads=threads
     )
+    open_with = partial(kind, graph, runtime=settings.runtime, intra_op_threads=threads)
+    engine = open_with(streams=streams)
+    if streams > 1 and not are_exact(
+        engine, max_length=settings.max_length, vocab_size=settings.vocab_size
+    ):
+        _log.warning(
+            "one batch at a time: on this processor streams would change vectors' last bits"
+        )
+        return open_with()
+    return engine

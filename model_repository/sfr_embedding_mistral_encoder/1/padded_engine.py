@@ -7,40 +7,57 @@ from pathlib import Path
 import numpy as np
 from computed_work import ComputedWork, padded_work
 from numpy.typing import NDArray
-from onnxruntime_engine import open_session, run_session
+from onnxruntime_session import GraphSessions
 
 PADDING_ID = 0
 """Fills the rows up; the mask hides it, so any id of the vocabulary would do."""
 
 
 class PaddedEngine:
-    """Implements `engine.Engine` for a graph of ``input_ids`` and ``attention_mask``.
+    """Implements `engine.StreamingEngine` for a graph of ``input_ids`` and ``attention_mask``.
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
         intra_op_threads: Threads of one operator; 0 for one a core.
+        streams: Batches that `encode_in_stream` computes beside each other; 1 for none.
 
     Raises:
         RuntimeError: The installed ONNX Runtime has no such execution provider.
     """
 
-    def __init__(self, graph: Path, *, runtime: str, intra_op_threads: int) -> None:
-        self._session = open_session(graph, runtime=runtime, intra_op_threads=intra_op_threads)
+    def __init__(
+        self, graph: Path, *, runtime: str, intra_op_threads: int, streams: int = 1
+    ) -> None:
+        self._sessions = GraphSessions(
+            graph, runtime, intra_op_threads=intra_op_threads, streams=streams
+        )
+        self.streams = streams
         self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
-        self.dimensions: int = self._session.get_outputs()[0].shape[1]
+        self.dimensions: int = self._sessions.whole.get_outputs()[0].shape[1]
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """See `engine.Engine.encode`."""
-        padded, mask = pad_rows(input_ids, row_lengths)
-        feeds = {"input_ids": padded, "attention_mask": mask}
-        return run_session(self._session, feeds)
+        return self._sessions.run(_feeds(input_ids, row_lengths))
+
+    def encode_in_stream(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """See `engine.StreamingEngine.encode_in_stream`."""
+        return self._sessions.run_in_stream(_feeds(input_ids, row_lengths))
 
     def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
         return padded_work(row_lengths)
+
+
+def _feeds(
+    input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+) -> dict[str, NDArray[np.int64]]:
+    padded, mask = pad_rows(input_ids, row_lengths)
+    return {"input_ids": padded, "attention_mask": mask}
 
 
 def pad_rows(

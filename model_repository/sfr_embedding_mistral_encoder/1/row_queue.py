@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import chain
 
 from batch_planner import BatchLimits, CostModel
 from class_queue import ClassQueue
@@ -61,6 +63,8 @@ class RowQueue:
         bulk_every: int,
     ) -> None:
         self._limits = limits
+        # As efficient on one thread as a whole one on several, and ready as soon as that.
+        self._stream_limits = replace(limits, preferred_tokens=-(-limits.preferred_tokens // 2))
         self._classes = {member: ClassQueue(limits, cost) for member in ServiceClass}
         self._max_queue_tokens = max_queue_tokens
         self._max_bulk_tokens = int(max_queue_tokens * bulk_queue_fraction)
@@ -76,6 +80,16 @@ class RowQueue:
     def fills_a_batch(self) -> bool:
         """Whether a batch formed now is as full as waiting could make it."""
         return self.tokens >= self._limits.preferred_tokens
+
+    def fills_streams(self, streams: int) -> bool:
+        """Whether there is a full batch for each of so many streams; a long row is one's alone."""
+        each = self._stream_limits.preferred_tokens
+        left = streams * each
+        for row in chain.from_iterable(queue.rows for queue in self._classes.values()):
+            left -= min(len(row.tokens), each)
+            if left <= 0:
+                return True
+        return False
 
     @property
     def tokens(self) -> int:
@@ -115,16 +129,20 @@ class RowQueue:
         """Whether rows are waiting that pass bulk ones."""
         return bool(self._ahead_of_bulk().rows)
 
-    def next_batch(self, now_s: float) -> tuple[list[Row], list[Dropped]]:
+    def next_batch(
+        self, now_s: float, *, in_stream: bool = False
+    ) -> tuple[list[Row], list[Dropped]]:
         """Take the rows of the next batch, none if nothing is left to compute.
 
         Args:
             now_s: Time on the clock of the requests' deadlines.
+            in_stream: It is one stream's, and half as large.
 
         Returns:
             The rows, and the requests that were given up with the reason, which the caller answers.
         """
-        return self._take(now_s, self._next_class, self._count)
+        limits = self._stream_limits if in_stream else self._limits
+        return self._take(now_s, self._next_class, self._count, limits)
 
     def next_interactive_batch(self, now_s: float) -> tuple[list[Row], list[Dropped]]:
         """Take rows that pass bulk ones, as `next_batch` does; no turn of bulk's comes nearer."""
@@ -133,7 +151,7 @@ class RowQueue:
             queue = self._ahead_of_bulk()
             return queue if queue.rows else None
 
-        return self._take(now_s, ahead, lambda _: None)
+        return self._take(now_s, ahead, lambda _: None, self._limits)
 
     def _check_probe(self, request: EncodeRequest) -> None:
         tokens, waiting = request.tokens, self._classes[ServiceClass.PROBE].tokens
@@ -160,13 +178,14 @@ class RowQueue:
         now_s: float,
         choose: Callable[[], ClassQueue | None],
         count: Callable[[ClassQueue], None],
+        limits: BatchLimits,
     ) -> tuple[list[Row], list[Dropped]]:
         dropped = self.drop_expired(now_s)
         while True:
             queue = choose()
             if queue is None:
                 return [], dropped
-            rows = queue.plan()
+            rows = queue.plan(limits)
             cancelled = {id(row.request): row.request for row in rows}
             cancelled = {k: request for k, request in cancelled.items() if _is_cancelled(request)}
             if not cancelled:
@@ -175,7 +194,7 @@ class RowQueue:
                 dropped.append((request, RequestCancelled("the caller cancelled the request")))
             self.remove(cancelled.values())
         count(queue)
-        queue.take(rows)
+        queue.take(rows, limits)
         return rows, dropped
 
     def clear(self) -> list[EncodeRequest]:

@@ -6,9 +6,13 @@ arrived by then (planning and packing take well under 1 % of a batch's time). An
 second batch while it computes the first is given it early where the queue fills a batch; a thread
 awaits what it has begun.
 
-An engine that computes two batches beside each other is given interactive rows that arrive while a
-bulk batch is being computed at once, on a thread of their own: they share its processors instead of
+An engine that computes two batches beside each other is given interactive rows that arrive while
+bulk is being computed at once, on a thread of their own: they share its processors instead of
 waiting for its end.
+
+An engine with streams computes one batch on all its threads as long as what waits does not fill a
+batch for each stream, and then one batch a stream, each on one thread, until nothing waits: threads
+that need not wait for each other within a batch do more.
 """
 
 from __future__ import annotations
@@ -24,10 +28,10 @@ from functools import partial
 from typing import NoReturn, Protocol
 
 import numpy as np
-from computed_work import ComputedWork
 from encode_errors import EncodeError, EngineFailed, Overloaded, ShuttingDown
 from encode_request import EncodeRequest, Row
-from engine import Engine, OverlappingEngine
+from engine import Encode, Engine, OverlappingEngine, StreamingEngine
+from isolated_rows import Result, encode_isolating
 from numpy.typing import NDArray
 from row_queue import Dropped, RowQueue, is_bulk
 
@@ -45,6 +49,7 @@ class BatchReport:
         real_attention_cells: Sum of the squared row lengths.
         computed_attention_cells: Attention cells that the engine computed.
         seconds: Time in the engine.
+        busy_seconds: Time for which the engine computed anything, since the last batch's end.
         queue_seconds: Time that its rows waited in the queue, summed over the rows.
         answer_seconds: Time from the engine's end until each row was handed on, summed likewise.
         queue_tokens: Tokens that wait when its rows have been answered.
@@ -57,6 +62,7 @@ class BatchReport:
     real_attention_cells: int
     computed_attention_cells: int
     seconds: float
+    busy_seconds: float
     queue_seconds: float
     answer_seconds: float
     queue_tokens: int
@@ -92,11 +98,34 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
+class _BusyTime:
+    """For how long any batch was being computed, whatever is computed beside it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._since_s = 0.0
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._running:
+                self._since_s = time.perf_counter()
+            self._running += 1
+
+    def end(self) -> float:
+        """Return the seconds that were not told before."""
+        with self._lock:
+            now_s = time.perf_counter()
+            told, self._since_s = now_s - self._since_s, now_s
+            self._running -= 1
+            return told
+
+
 class Scheduler:
     """Owns the queue and the threads.
 
     Args:
-        engine: Runs batches; called from one thread at a time, or from two where it says so.
+        engine: Runs batches; called from one thread at a time, or from more where it says so.
         row_queue: Forms batches; owned by the scheduler from now on.
         observer: Is told what happens.
         clock: Seconds; the clock of the requests' deadlines.
@@ -115,22 +144,28 @@ class Scheduler:
         self._observer = observer
         self._clock = clock
         self._overlaps = isinstance(engine, OverlappingEngine)
+        self._streams = engine.streams if isinstance(engine, StreamingEngine) else 1
         self._engine_lock = threading.Lock()
-        self._ended_s = 0.0
+        self._busy = _BusyTime()
         self._changed = threading.Condition()
         self._closing = False
         self._in_flight = 0
-        self._bulk_runs = False
+        self._bulk_in_flight = 0
+        self._whole_engine_runs = False
         self._ended = False
         self._begun: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._engine_threads = [
+            threading.Thread(target=self._run_batches, name="engine", daemon=True)
+            for _ in range(self._streams)
+        ]
         self._threads = [
-            threading.Thread(target=self._run_batches, name="engine", daemon=True),
             threading.Thread(target=self._await_batches, name="batches in flight", daemon=True),
             threading.Thread(target=self._give_answers, name="answers", daemon=True),
         ]
         self._beside = threading.Thread(target=self._run_beside_bulk, name="beside", daemon=True)
-        for thread in [*self._threads, *([self._beside] if engine.runs_beside else [])]:
+        beside = [self._beside] if engine.runs_beside else []
+        for thread in [*self._engine_threads, *self._threads, *beside]:
             thread.start()
 
     @property
@@ -170,15 +205,18 @@ class Scheduler:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        engine_thread, awaiting_thread, answer_thread = self._threads
-        engine_thread.join(drain_timeout_s)
+        drained_s = time.monotonic() + drain_timeout_s
+        for thread in self._engine_threads:
+            thread.join(max(0.0, drained_s - time.monotonic()))
         with self._changed:
             left = self._queue.clear()
         message = "the server shut down before the request was computed; send it to another one"
         self._drop([(request, ShuttingDown(message)) for request in left])
-        engine_thread.join()  # at most the batches that are running
+        for thread in self._engine_threads:
+            thread.join()  # at most the batches that are running
         if self._beside.ident is not None:
             self._beside.join()
+        awaiting_thread, answer_thread = self._threads
         self._begun.put(None)
         awaiting_thread.join()
         self._answers.put(None)
@@ -193,20 +231,27 @@ class Scheduler:
                     self._ended = True
                     self._changed.notify_all()
                     return
-                rows, dropped = self._next_batch(self._queue.next_batch)
-                self._in_flight += bool(rows)
-                self._bulk_runs = bool(rows) and is_bulk(rows)
+                in_stream = self._begins_in_stream()
+                next_batch = partial(self._queue.next_batch, in_stream=in_stream)
+                rows, dropped = self._next_batch(next_batch)
+                if rows:
+                    self._in_flight += 1
+                    self._bulk_in_flight += is_bulk(rows)
+                    self._whole_engine_runs = not in_stream
                 self._changed.notify_all()
             self._drop(dropped)
-            if rows and self._overlaps:
-                self._begun.put(self._start(rows))
-            elif rows:
-                self._finish(self._start(rows))
+            if not rows:
+                continue
+            finish = partial(self._finish, self._start(rows, in_stream), is_bulk(rows))
+            if self._overlaps:
+                self._begun.put(finish)
+            else:
+                finish()
 
     def _run_beside_bulk(self) -> None:
         while True:
             with self._changed:
-                while not (self._bulk_runs and self._queue.interactive_waits):
+                while not (self._only_bulk_runs() and self._queue.interactive_waits):
                     if self._ended:
                         return
                     self._changed.wait()
@@ -215,21 +260,32 @@ class Scheduler:
             if rows:
                 self._start(rows)()
 
+    def _only_bulk_runs(self) -> bool:
+        return 0 < self._in_flight == self._bulk_in_flight and not self._may_start()
+
+    def _begins_in_stream(self) -> bool:
+        if self._streams == 1:
+            return False
+        return self._in_flight > 0 or self._queue.fills_streams(self._streams)
+
     def _may_start(self) -> bool:
-        """Whether to form a batch now; a second one in flight only where it would be full."""
+        """Whether to form a batch now; a second one that overlaps only where it would be full."""
         if not self._in_flight:
             return bool(len(self._queue))
+        if self._streams > 1:
+            stream_is_free = not self._whole_engine_runs and self._in_flight < self._streams
+            return stream_is_free and bool(len(self._queue))
         return self._overlaps and self._in_flight < 2 and self._queue.fills_a_batch
 
     def _await_batches(self) -> None:
         while (finish := self._begun.get()) is not None:
-            self._finish(finish)
+            finish()
 
-    def _finish(self, finish: Callable[[], None]) -> None:
+    def _finish(self, finish: Callable[[], None], of_bulk: bool) -> None:
         finish()
         with self._changed:
             self._in_flight -= 1
-            self._bulk_runs = False
+            self._bulk_in_flight -= of_bulk
             self._changed.notify_all()
 
     def _next_batch(
@@ -242,23 +298,26 @@ class Scheduler:
             failure = EngineFailed(f"no batch could be formed: {error}")
             return [], [(request, failure) for request in self._queue.clear()]
 
-    def _start(self, rows: list[Row]) -> Callable[[], None]:
+    def _start(self, rows: list[Row], in_stream: bool = False) -> Callable[[], None]:
         """Begin a batch; the returned function computes or awaits it, and hands it on."""
+        encode: Encode = self._encode
+        if in_stream and isinstance(self._engine, StreamingEngine):
+            encode = self._engine.encode_in_stream
         lengths = np.array([len(row.tokens) for row in rows], np.int32)
         input_ids = np.concatenate([row.tokens for row in rows])
         now_s = self._clock()
         queue_seconds = sum(now_s - row.request.submitted_s for row in rows)
         started_s = time.perf_counter()
-        vectors = self._start_engine(input_ids, lengths)
+        self._busy.begin()
+        vectors = self._start_engine(encode, input_ids, lengths)
 
         def finish() -> None:
             row_tokens = [row.tokens for row in rows]
-            results, work = self._encode_isolating(row_tokens, input_ids, lengths, vectors)
+            results, work = encode_isolating(self._engine, encode, row_tokens, vectors)
             ended_s = time.perf_counter()
-            seconds = ended_s - started_s
-            if self._overlaps:  # from when the engine had nothing else to do
-                seconds = ended_s - max(started_s, self._ended_s)
-                self._ended_s = ended_s
+            busy_seconds = self._busy.end()
+            # Of an overlapping one, from when the engine had nothing else to do.
+            seconds = busy_seconds if self._overlaps else ended_s - started_s
             report = BatchReport(
                 rows=len(rows),
                 real_tokens=int(lengths.sum()),
@@ -266,6 +325,7 @@ class Scheduler:
                 real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
                 computed_attention_cells=work.attention_cells,
                 seconds=seconds,
+                busy_seconds=busy_seconds,
                 queue_seconds=queue_seconds,
                 answer_seconds=0.0,  # this and the next are known when they have been given
                 queue_tokens=0,
@@ -276,10 +336,10 @@ class Scheduler:
         return finish
 
     def _start_engine(
-        self, input_ids: NDArray[np.int32], lengths: NDArray[np.int32]
+        self, encode: Encode, input_ids: NDArray[np.int32], lengths: NDArray[np.int32]
     ) -> Callable[[], NDArray[np.float32]]:
         if not isinstance(self._engine, OverlappingEngine):
-            return partial(self._encode, input_ids, lengths)
+            return partial(encode, input_ids, lengths)
         try:
             with self._engine_lock:
                 return self._engine.start(input_ids, lengths)
@@ -297,7 +357,7 @@ class Scheduler:
     def _hand_on(
         self,
         rows: list[Row],
-        results: list[NDArray[np.float32] | EncodeError],
+        results: list[Result],
         report: BatchReport,
         ended_s: float,
     ) -> None:
@@ -311,53 +371,10 @@ class Scheduler:
                 )
         self._answers.put(lambda: self._answer(rows, results, report, ended_s))
 
-    def _encode_isolating(
-        self,
-        row_tokens: list[NDArray[np.int32]],
-        input_ids: NDArray[np.int32],
-        lengths: NDArray[np.int32],
-        first_try: Callable[[], NDArray[np.float32]],
-    ) -> tuple[list[NDArray[np.float32] | EncodeError], ComputedWork]:
-        """Return each row's vector, or the error that is this row's own, and what it took.
-
-        Where a batch fails its rows are tried alone: a vector does not depend on its batch, so
-        only the rows that the engine cannot compute are answered with an error.
-        """
-        work = self._engine.computed_work(lengths)
-        try:
-            vectors = first_try()
-            if vectors.ndim != 2 or len(vectors) != len(lengths):
-                raise ValueError(f"engine returned {vectors.shape} for {len(lengths)} rows")
-        except Exception as error:  # noqa: BLE001 - whatever a runtime raises is answered
-            if len(lengths) > 1:
-                _log.warning("batch of %d rows failed, trying each alone: %s", len(lengths), error)
-                results: list[NDArray[np.float32] | EncodeError] = []
-                for index, tokens in enumerate(row_tokens):
-                    length = lengths[index : index + 1]
-                    [result], more = self._encode_isolating(
-                        [tokens], tokens, length, partial(self._encode, tokens, length)
-                    )
-                    results.append(result)
-                    work += more
-                return results, work
-            _log.exception("row of %d tokens failed", len(input_ids))
-            message = f"the engine failed on a text of {len(input_ids)} tokens: {error}"
-            return [EngineFailed(message)], work
-        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
-        return [
-            vector
-            if is_finite
-            else EngineFailed(
-                f"the engine returned NaN or infinity for a text of {length} tokens; a model that "
-                "overflows in half precision needs bf16 or fp32"
-            )
-            for vector, is_finite, length in zip(vectors, finite, lengths, strict=True)
-        ], work
-
     def _answer(
         self,
         rows: list[Row],
-        results: list[NDArray[np.float32] | EncodeError],
+        results: list[Result],
         report: BatchReport,
         ended_s: float,
     ) -> None:

@@ -121,12 +121,14 @@ def figures(
         fields["server_ms"] = mean_ms("request", "")
     batches, rows = grown("lasttoken_encoder_batches_total"), grown("lasttoken_encoder_rows_total")
     if batches and rows:
-        busy_s = grown("lasttoken_encoder_batch_seconds_total")
+        batch_s = grown("lasttoken_encoder_batch_seconds_total")
+        # Servers exported before streams tell the batches' time alone.
+        busy_s = grown("lasttoken_encoder_busy_seconds_total") or batch_s
         fields |= {
             "batches": round(batches),
             "tokens_per_batch": grown("lasttoken_encoder_real_tokens_total") / batches,
             "rows_per_batch": rows / batches,
-            "batch_ms": 1000 * busy_s / batches,
+            "batch_ms": 1000 * batch_s / batches,
             "real_over_computed_tokens": grown("lasttoken_encoder_real_tokens_total")
             / grown("lasttoken_encoder_computed_tokens_total"),
             "real_over_computed_cells": grown("lasttoken_encoder_real_attention_cells_total")

@@ -11,7 +11,7 @@ import engine_choice
 import onnxruntime as ort
 import pytest
 from cores import cpu_quota, limited_cores, physical_cores
-from onnxruntime_engine import open_session
+from onnxruntime_session import open_session
 
 from unit.encoder.test_processor import product
 
@@ -119,8 +119,8 @@ def test_other_systems_say_nothing(monkeypatch):
 def test_a_session_has_so_many_threads(asked, limit, threads, tmp_path, monkeypatch):
     path, _ = product(tmp_path)
     options = ort.SessionOptions()
-    monkeypatch.setattr("onnxruntime_engine.ort.SessionOptions", lambda: options)
-    monkeypatch.setattr("onnxruntime_engine.limited_cores", lambda: limit)
+    monkeypatch.setattr("onnxruntime_session.ort.SessionOptions", lambda: options)
+    monkeypatch.setattr("onnxruntime_session.limited_cores", lambda: limit)
     open_session(path, runtime="onnxruntime-cpu", intra_op_threads=asked)
     assert options.intra_op_num_threads == threads
 
@@ -151,7 +151,8 @@ def test_a_server_says_that_it_uses_fewer(asked, limit, told, monkeypatch, caplo
     monkeypatch.setattr(engine_choice, "limited_cores", lambda: limit)
     monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", lambda graph, **options: graph)
     settings = SimpleNamespace(
-        runtime="onnxruntime-cpu", graph_form="packed", precision="fp32", intra_op_threads=asked
-    )
+        runtime="onnxruntime-cpu", graph_form="packed", precision="fp32", intra_op_threads=asked,
+        streams=1,
+    )  # fmt: skip
     engine_choice.open_engine(Path("1"), settings)
     assert ("may use 3 of" in caplog.text) == told

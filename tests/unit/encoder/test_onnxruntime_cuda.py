@@ -4,7 +4,7 @@ import types
 
 import onnxruntime as ort
 import pytest
-from onnxruntime_engine import open_session
+from onnxruntime_session import open_session
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 

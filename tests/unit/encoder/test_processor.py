@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnxruntime_engine import open_session
+from onnxruntime_session import open_session
 from processor import int8_products_saturate, processor_flags
 
 from lasttoken_export.graph.builder import GraphBuilder
@@ -118,10 +118,10 @@ def test_weights_stay_signed_where_that_is_exact(tmp_path, monkeypatch):
     path, _ = product(tmp_path)
     kept = ort.SessionOptions()
     kept.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    monkeypatch.setattr("onnxruntime_engine.ort.SessionOptions", lambda: kept)
+    monkeypatch.setattr("onnxruntime_session.ort.SessionOptions", lambda: kept)
     for saturate, dtype in ((False, ir.DataType.INT8), (True, ir.DataType.UINT8)):
         monkeypatch.setattr(
-            "onnxruntime_engine.int8_products_saturate", lambda flags, answer=saturate: answer
+            "onnxruntime_session.int8_products_saturate", lambda flags, answer=saturate: answer
         )
         open_session(path, runtime="onnxruntime-cpu", intra_op_threads=1)
         [node] = ir.load(tmp_path / "optimised.onnx").graph
@@ -136,7 +136,8 @@ def test_a_server_says_that_int8_is_slow_there(precision, saturate, told, monkey
     monkeypatch.setattr(engine_choice, "int8_products_saturate", lambda flags: saturate)
     monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", lambda graph, **options: graph)
     settings = SimpleNamespace(
-        runtime="onnxruntime-cpu", graph_form="packed", precision=precision, intra_op_threads=0
-    )
+        runtime="onnxruntime-cpu", graph_form="packed", precision=precision, intra_op_threads=0,
+        streams=1,
+    )  # fmt: skip
     assert engine_choice.open_engine(Path("1"), settings) == Path("1/encoder.onnx")
     assert ("no VNNI" in caplog.text) == told

@@ -186,7 +186,8 @@ def test_overdue_rows_keep_within_the_computed_tokens_of_a_batch(padded, rows):
     assert [len(row.tokens) for row in queue.next_batch(0)[0]] == rows
 
 
-def test_newcomers_that_fit_better_overtake_only_for_a_time():
+@pytest.mark.parametrize(("in_stream", "size"), [(False, 1.0), (True, 0.5)])
+def test_newcomers_that_fit_better_overtake_only_for_a_time(in_stream, size):
     """At each batch there are enough newcomers of just the oldest row's length to fill it."""
     queue = make_queue(max_queue_tokens=100_000, attention_cell_cost=100.0)
     first = request(range(1, 21))
@@ -194,14 +195,14 @@ def test_newcomers_that_fit_better_overtake_only_for_a_time():
     turns = {row.turn for row in first.rows}
     assert max(turns) <= 2 * math.ceil(210 / PREFERRED) + 8
     waiting = set(map(id, first.rows))
-    batches = 0
+    batches = 0.0
     while waiting:
         oldest = next(len(row.tokens) for row in first.rows if id(row) in waiting)
         queue.add(request([oldest] * (PREFERRED // oldest - 1)))
-        rows, _ = queue.next_batch(0)
+        rows, _ = queue.next_batch(0, in_stream=in_stream)
         assert all(batches <= row.turn for row in rows if id(row) in waiting)
         waiting -= set(map(id, rows))
-        batches += 1
+        batches += size
     assert batches <= max(turns) + 4  # in order of arrival from then on
 
 
@@ -271,3 +272,47 @@ def test_probes_that_nobody_computes_are_refused_in_the_end():
         queue.add(probe([128]))
     with pytest.raises(Overloaded, match=r"^overloaded: 1024 tokens of probes"):
         queue.add(probe())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fills"),
+    [
+        ([], 0),
+        ([PREFERRED // 2 - 1], 0),
+        ([PREFERRED // 2], 1),
+        ([1] * PREFERRED, 2),
+        ([PREFERRED // 2, PREFERRED // 2 - 1], 1),
+        ([900], 1),
+        ([900, PREFERRED // 2], 2),
+    ],
+)
+def test_streams_are_filled_by_half_a_batch_each(lengths, fills):
+    queue = make_queue()
+    for length in lengths:
+        queue.add(request([length], bulk=bool(length % 2)))
+    assert [queue.fills_streams(streams) for streams in (1, 2, 3)] == [
+        fills >= streams for streams in (1, 2, 3)
+    ]
+
+
+def test_a_streams_batch_is_half_as_large():
+    queue = make_queue()
+    queue.add(request([8] * 16))
+    rows, _ = queue.next_batch(0, in_stream=True)
+    assert sum(len(row.tokens) for row in rows) == PREFERRED // 2
+    rows, _ = queue.next_batch(0)
+    assert sum(len(row.tokens) for row in rows) == PREFERRED
+
+
+@pytest.mark.parametrize(("in_stream", "batches"), [(False, 6), (True, 3)])
+def test_turns_are_counted_in_whole_batches(in_stream, batches):
+    """A stream's is half of one, so a row may be overtaken by as many tokens as ever."""
+    queue = make_queue()
+    before, after = request([8]), request([8])
+    queue.add(before)
+    for _ in range(6):
+        queue.next_batch(0, in_stream=in_stream)
+        queue.add(request([8]))
+    queue.next_batch(0)
+    queue.add(after)
+    assert after.rows[0].turn - before.rows[0].turn == batches + 1

@@ -14,6 +14,9 @@ from lasttoken_export.quantisation.calibration_options import CalibrationOptions
     ("options", "words"),
     [
         ({"intra_op_threads": -1}, "intra_op_threads is -1; choose 0 or more"),
+        ({"streams": -1}, "streams is -1; choose 0 or more"),
+        ({"streams": 2, "runtime": "onnxruntime-cuda"}, "--streams is of the python encoder on"),
+        ({"streams": 2, "encoder": "native"}, "--streams is of the python encoder on"),
         ({"max_length": 0}, "max_length is 0; choose 1 or more"),
         ({"max_queue_tokens": 0}, "max_queue_tokens is 0"),
         ({"native_batch_size": 0, "encoder": "native"}, "native_batch_size is 0"),

@@ -54,6 +54,11 @@ def export_parser() -> argparse.ArgumentParser:
                         f"({DEFAULT_QUEUE_TOKENS})")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N",
                         help="threads of the CPU runtime; 0: one a core it may use")  # fmt: skip
+    parser.add_argument("--streams", type=int, default=0, metavar="N",
+                        help="batches that the CPU computes beside each other, each on one thread, "
+                        "while as many wait; 1: one at a time; 0: as many as threads, up to 8, "
+                        "if a second copy of the weights takes at most a quarter of the free "
+                        "memory (%(default)s)")  # fmt: skip
     add_calibration_arguments(parser)
     add_plan_arguments(parser)
     parser.add_argument("--encoder", choices=("python", "native"), default="python",
@@ -93,6 +98,7 @@ def export_options(options: argparse.Namespace, cache_folder: Path | None) -> Ex
         max_queue_tokens=options.max_queue_tokens,
         on_overflow=options.on_overflow,
         intra_op_threads=options.threads,
+        streams=options.streams,
         plan=plan_choices(options, cache_folder),
         encoder=options.encoder,
         native_batch_size=options.native_batch_size,

@@ -142,6 +142,7 @@ def export_padded_model(
                     "runtime": runtime,
                     "graph_form": "padded",
                     "intra_op_threads": str(options.intra_op_threads),
+                    "streams": str(options.streams),
                     "max_length": str(max_length),
                     "vocab_size": str(config.vocab_size),
                     "max_batch_tokens": str(max_batch_tokens),

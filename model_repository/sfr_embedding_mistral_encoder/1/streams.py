@@ -1,0 +1,72 @@
+"""Streams: batches computed beside each other, each on one thread, on ONNX Runtime's CPU provider.
+
+The threads of one batch wait for each other at the end of every operator; batches with a thread
+each wait for nothing. Their session lays out the weights for its products once more, so streams
+take as much memory again. The name is OpenVINO's ("High-level Performance Hints",
+https://docs.openvino.ai).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from available_memory import available_memory_bytes
+from cores import limited_cores, physical_cores
+from engine import StreamingEngine
+
+_log = logging.getLogger(__name__)
+
+_MOST = 8
+"""More than so many are not begun unasked: it was not measured."""
+_MEMORY_SHARE = 4
+"""Nor are any whose weights take more than one part in so many of the free memory."""
+
+
+def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) -> int:
+    """Return how many streams a graph is served with; 1 for one batch at a time.
+
+    Args:
+        graph: Path of the ONNX file; its external data lies beside it.
+        runtime: Only "onnxruntime-cpu" has streams.
+        asked: So many, or 0 for one a thread, up to 8, where the memory allows it.
+        intra_op_threads: Threads of one operator; 0 for one a core that this process may use.
+    """
+    if runtime != "onnxruntime-cpu":
+        return 1
+    if asked:
+        return asked
+    threads = intra_op_threads or limited_cores() or physical_cores(set(os.sched_getaffinity(0)))
+    if not 1 < threads <= _MOST:
+        return 1
+    weight_bytes = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    if weight_bytes * _MEMORY_SHARE > (available := available_memory_bytes()):
+        _log.warning(
+            "one batch at a time: a second copy of %.1f GB of weights would be more than a quarter "
+            "of the %.1f GB of memory free; the parameter streams says otherwise",
+            weight_bytes / 1e9, available / 1e9,
+        )  # fmt: skip
+        return 1
+    return threads
+
+
+def are_exact(engine: StreamingEngine, *, max_length: int, vocab_size: int) -> bool:
+    """Compute a batch by all threads and in a stream, and tell whether every bit is the same.
+
+    Kernels differ from one processor to the next, and only where they add in the same order with
+    any number of threads is a vector independent of how busy the server is.
+
+    Args:
+        engine: Has streams.
+        max_length: Longest row, in tokens.
+        vocab_size: Token ids are below this.
+    """
+    lengths = np.minimum([1, 33, 64, 31], max_length).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, vocab_size, lengths.sum(), dtype=np.int32)
+    for ids, rows in ((tokens, lengths), (tokens[:20], np.minimum([20], max_length))):
+        ids, rows = ids[: rows.sum()], rows.astype(np.int32)
+        if not np.array_equal(engine.encode(ids, rows), engine.encode_in_stream(ids, rows)):
+            return False
+    return True
