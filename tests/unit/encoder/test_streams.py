@@ -77,18 +77,30 @@ def threads_of(session):
     return session.get_session_options().intra_op_num_threads
 
 
-def test_a_stream_has_one_thread(tmp_path):
+@pytest.fixture
+def ran(monkeypatch):
+    """The sessions that were run."""
+    sessions = []
+    monkeypatch.setattr(
+        "onnxruntime_session.run_session", lambda session, feeds: sessions.append(session)
+    )
+    return sessions
+
+
+def test_a_stream_has_one_thread(tmp_path, ran):
     path, _ = product(tmp_path)
     sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=2, streams=2)
-    assert threads_of(sessions.whole) == 2
-    assert threads_of(sessions._single_threaded) == 1
+    sessions.run({})
+    sessions.run_in_stream({})
+    assert [threads_of(session) for session in ran] == [2, 1]
 
 
 @pytest.mark.parametrize(("threads", "count"), [(1, 4), (2, 1)])
-def test_no_second_session_where_it_would_be_the_same_or_unused(tmp_path, threads, count):
+def test_no_second_session_where_it_would_be_the_same_or_unused(tmp_path, threads, count, ran):
     path, _ = product(tmp_path)
     sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=threads, streams=count)
-    assert sessions._single_threaded is sessions.whole
+    sessions.run_in_stream({})
+    assert ran == [sessions.whole]
 
 
 def test_opening_and_closing_sessions_leaves_affinity_alone(tmp_path):
