@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import pytest
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.quality.verify_repository import open_artefact
-from lasttoken_perf.errors import PeerFailed, WrongAnswer
+from lasttoken_perf.errors import InvalidUsage, PeerFailed, WrongAnswer
 from lasttoken_perf.precisions import exports_folder as exports
 from lasttoken_perf.precisions.artefacts import export_precisions, file_sizes
+from lasttoken_perf.precisions.earlier_quality import EarlierQuality, graph_digest
 from lasttoken_perf.precisions.engine_process import EngineProcess, rows_of_batch
 from lasttoken_perf.precisions.exports_folder import exports_folder
 from lasttoken_perf.precisions.speed import BARE, SERVED, bare_rows, check_same_texts
@@ -97,6 +99,68 @@ def test_the_table_is_written_from_the_result():
     assert "| int8 | ONNX Runtime CPU | 0 | 25% | 123 | - | 4321 | - | 230 | 2.10 |" in text
     assert "| int4 | 0.99500 | 0.99000 | 0.98000 | 0.950 | 0.5000 | -0.40% ± 0.10% | yes |" in text
     assert "- fp8 is not in the table: no kernel" in text
+
+
+def earlier_result(folder, **changes):
+    """A result of another run on this machine, of 3 pairs."""
+    rows = [quality("fp32", graph_sha256="f0"), quality("int8", graph_sha256="a0"), quality("int4")]
+    settings, workload = {"clients": 4, "pairs": 3}, {"retrieval_set_sha256": "s0"}
+    result = make_result(
+        kind="precisions", what="a test", rows=rows, settings=settings, workload=workload
+    )
+    path = folder / "earlier.json"
+    path.write_text(json.dumps({**result, "taken_at": "then", **changes}))
+    return path
+
+
+TEXTS = SimpleNamespace(sha256="s0", queries=["a", "b", "c"])
+
+
+def test_quality_is_taken_from_an_earlier_result_of_the_same_bytes(tmp_path):
+    earlier = EarlierQuality(earlier_result(tmp_path), TEXTS)
+    found = earlier.of("m", "int8", "a0")
+    assert (found["mean_cosine"], found["quality_taken_at"]) == (0.995, "then")
+    assert "file_bytes" not in found
+    assert earlier.of("m", "int8", "a1") is None
+    assert earlier.of("m", "fp16", "a0") is None
+    assert earlier.of("other", "int8", "a0") is None
+    assert EarlierQuality(None, TEXTS).of("m", "int8", "a0") is None
+    rows = [quality("fp32"), {**quality("int8"), **found}]
+    made = make_result(
+        kind="precisions", what="a test", rows=rows, settings={"clients": 4, "pairs": 3}
+    )
+    assert "The quality of m in int8 was taken then." in render(made)
+
+
+def test_quality_that_was_taken_over_keeps_its_time(tmp_path):
+    row = quality("int8", graph_sha256="a0", quality_taken_at="long ago")
+    earlier = EarlierQuality(earlier_result(tmp_path, rows=[row]), TEXTS)
+    assert earlier.of("m", "int8", "a0")["quality_taken_at"] == "long ago"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "sweep"}, "is of lasttoken-perf sweep"),
+        ({"settings": {"pairs": 4}}, "number of pairs is 4, here it is 3"),
+        ({"workload": {"retrieval_set_sha256": "s1"}}, "retrieval set is s1, here it is s0"),
+        ({"machine": {"processor": "z80", "packages": {}}}, "ONNX Runtime is None"),
+    ],
+)
+def test_quality_of_something_else_is_refused(changes, words, tmp_path):
+    with pytest.raises(InvalidUsage, match=words):
+        EarlierQuality(earlier_result(tmp_path, **changes), TEXTS)
+
+
+def test_the_digest_is_of_the_graph_and_its_weights(artefact, tmp_path):
+    copy = tmp_path / "encoder.onnx"
+    for path in (artefact.graph, artefact.graph.with_name("encoder.onnx.data")):
+        shutil.copy(path, tmp_path)
+    copied = SimpleNamespace(graph=copy)
+    assert graph_digest(copied) == graph_digest(artefact)
+    with copy.with_name("encoder.onnx.data").open("r+b") as file:
+        file.write(b"x")
+    assert graph_digest(copied) != graph_digest(artefact)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from functools import partial
 from typing import NoReturn, Protocol
 
 import numpy as np
+from busy_time import BusyTime
 from encode_errors import EncodeError, EngineFailed, Overloaded, ShuttingDown
 from encode_request import EncodeRequest, Row
 from engine import Encode, Engine, OverlappingEngine, StreamingEngine
@@ -98,29 +99,6 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-class _BusyTime:
-    """For how long any batch was being computed, whatever is computed beside it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running = 0
-        self._since_s = 0.0
-
-    def begin(self) -> None:
-        with self._lock:
-            if not self._running:
-                self._since_s = time.perf_counter()
-            self._running += 1
-
-    def end(self) -> float:
-        """Return the seconds that were not told before."""
-        with self._lock:
-            now_s = time.perf_counter()
-            told, self._since_s = now_s - self._since_s, now_s
-            self._running -= 1
-            return told
-
-
 class Scheduler:
     """Owns the queue and the threads.
 
@@ -146,7 +124,7 @@ class Scheduler:
         self._overlaps = isinstance(engine, OverlappingEngine)
         self._streams = engine.streams if isinstance(engine, StreamingEngine) else 1
         self._engine_lock = threading.Lock()
-        self._busy = _BusyTime()
+        self._busy = BusyTime()
         self._changed = threading.Condition()
         self._closing = False
         self._in_flight = 0

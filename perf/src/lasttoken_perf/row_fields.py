@@ -57,7 +57,7 @@ FIELDS: dict[str, str] = {
     "batch_ms": "mean time of a batch in the engine",
     "real_over_computed_tokens": "1.0: nothing was padded",
     "real_over_computed_cells": "attention cells within texts over attention cells computed",
-    "engine_busy": "time of the batches over wall time; above 1 where two ran beside each other",
+    "engine_busy": "time in which the encoder computed anything over wall time",
     # Resources.
     "cpu_cores": "processor time of the subject over wall time, in cores",
     "other_cpu_cores": "processor time of all other programs on the same cores over wall time",
@@ -69,6 +69,8 @@ FIELDS: dict[str, str] = {
     "gpu_utilisation": "share of the time that the GPU ran a kernel",
     # What a precision costs, against fp32 on held-out text.
     "file_bytes": "graph and weights on disk",
+    "graph_sha256": "of both, file by file",
+    "quality_taken_at": "when an earlier run took the figures below, of the same bytes",
     "embedding_bytes": "of these the token embedding",
     "mean_cosine": "mean cosine of a text's vector to its fp32 vector",
     "p1_cosine": "first percentile of these cosines",

@@ -6,6 +6,8 @@ import psutil
 import pytest
 
 from lasttoken_export.available_memory import available_memory_bytes
+from lasttoken_export.model_sources import ENCODER
+from lasttoken_export.server_modules import server_module
 
 FREE = 40_000
 VERSION_2, VERSION_1 = "0::{}\n", "4:cpu,cpuacct:/\n7:memory:{}\n"
@@ -64,3 +66,9 @@ def test_the_least_of_what_the_machine_and_its_groups_leave(
 def test_a_system_without_control_groups_has_what_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=FREE))
     assert available_memory_bytes(tmp_path, tmp_path / "none") == FREE
+
+
+def test_the_server_reads_what_linux_says():
+    """It has no psutil; both look within moments of each other."""
+    own = server_module(ENCODER, "available_memory").available_memory_bytes()
+    assert own == pytest.approx(available_memory_bytes(), rel=0.2)

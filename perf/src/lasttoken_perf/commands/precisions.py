@@ -25,16 +25,11 @@ from lasttoken_perf.precisions.artefacts import (
     file_sizes,
     with_quality,
 )
+from lasttoken_perf.precisions.earlier_quality import FIGURES, EarlierQuality, graph_digest
 from lasttoken_perf.precisions.exports_folder import exports_folder
 from lasttoken_perf.precisions.speed import bare_rows, served_rows
 from lasttoken_perf.precisions.table import QUALITY, render
 from lasttoken_perf.results import Row, make_result
-
-_FIGURES = (
-    "mean_cosine", "p1_cosine", "minimum_cosine", "top10_overlap", "ndcg_at_10", "ndcg_change",
-    "ndcg_change_error", "bitwise_batch_invariant",
-)  # fmt: skip
-
 
 MODELS = ("smollm2-135m", "all-minilm-l6-v2")
 """Measured unless the user names others."""
@@ -48,6 +43,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--folder", type=Path, default=Path("build/precisions"), metavar="DIR",
         help="keeps the exports and their figures for the next run (%(default)s)")
     add("--pairs", type=whole_number(2), default=2000, help="pairs for the quality (%(default)s)")
+    add("--quality-of", type=Path, metavar="FILE",
+        help="earlier result of this command: quality is measured only of graphs that it has none "
+        "of, byte by byte the same, on the same pairs, processor and ONNX Runtime")
     add("--texts", type=whole_number(), default=80, help="texts sent when served (%(default)s)")
     add("--clients", type=whole_number(), default=64, help="requests at a time (%(default)s)")
     add("--repeats", type=whole_number(), default=3, help="timed runs of each (%(default)s)")
@@ -64,6 +62,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     names = list(dict.fromkeys(options.model or MODELS))
     entries = [catalogue_entry(name) for name in names]
     texts = open_set("debian", pairs=options.pairs, cache_folder=cache)
+    earlier = EarlierQuality(options.quality_of, texts)
     rows: list[Row] = []
 
     def result(interrupted: str | None = None) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     with rows_kept(options.output, after_rows(rows, result)):
         for entry in entries:
-            for row in _rows_of_model(entry, texts, options, cache):
+            for row in _rows_of_model(entry, texts, earlier, options, cache):
                 rows.append({"model": entry.name, **row})  # noqa: PERF401 - kept one by one
     made = result()
     table = render(made)
@@ -94,17 +93,22 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rows_of_model(
-    entry: CatalogueEntry, texts: RetrievalSet, options: argparse.Namespace, cache: Path | None
+    entry: CatalogueEntry,
+    texts: RetrievalSet,
+    earlier: EarlierQuality,
+    options: argparse.Namespace,
+    cache: Path | None,
 ) -> Iterator[Row]:
     """Yield a model's rows; its exports are kept from being removed meanwhile."""
     with exports_folder(options.folder / entry.name) as repository:
-        yield from _rows_of_exports(entry, repository, texts, options, cache)
+        yield from _rows_of_exports(entry, repository, texts, earlier, options, cache)
 
 
 def _rows_of_exports(
     entry: CatalogueEntry,
     repository: Path,
     texts: RetrievalSet,
+    earlier: EarlierQuality,
     options: argparse.Namespace,
     cache: Path | None,
 ) -> Iterator[Row]:
@@ -123,12 +127,20 @@ def _rows_of_exports(
             reason = export.reason
             continue
         artefacts.append(export.artefact)
-        quality = with_quality(
-            export.artefact, texts, (checkpoint, contract), cache_folder=cache, say=say
-        )
-        figures = {figure: quality[figure] for figure in _FIGURES}
-        sizes = file_sizes(export.artefact)
-        yield {"subject": QUALITY, "precision": export.precision, **sizes, **figures}
+        digest = graph_digest(export.artefact)
+        figures = earlier.of(entry.name, export.precision, digest)
+        if figures is None:
+            quality = with_quality(
+                export.artefact, texts, (checkpoint, contract), cache_folder=cache, say=say
+            )
+            figures = {figure: quality[figure] for figure in FIGURES}
+        yield {
+            "subject": QUALITY,
+            "precision": export.precision,
+            "graph_sha256": digest,
+            **file_sizes(export.artefact),
+            **figures,
+        }
     if not artefacts:
         raise NothingMeasured(f"{entry.name} can be exported in no precision: {reason}")
     if options.no_speed:

@@ -30,6 +30,7 @@ def render(result: Mapping[str, Any]) -> list[str]:
         f"{result['settings']['pairs']} pairs of Debian's package index "
         "([quality.md](../quality.md)).",
     ]
+    lines += _quality_of_other_runs(result["rows"])
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["model"] == model]
         lines += ["", f"## {model}", "", *_speed_table(rows), "", *_quality_table(rows), ""]
@@ -38,6 +39,19 @@ def render(result: Mapping[str, Any]) -> list[str]:
             if "discarded" in row:
                 lines.append(f"- {row['precision']} is not in the table: {row['discarded']}")
     return lines
+
+
+def _quality_of_other_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    others: dict[str, list[str]] = {}
+    for row in rows:
+        if "quality_taken_at" in row:
+            name = f"{row['model']} in {row['precision']}"
+            others.setdefault(row["quality_taken_at"], []).append(name)
+    return [
+        line
+        for taken_at, names in sorted(others.items())
+        for line in ("", f"The quality of {', '.join(names)} was taken {taken_at}.")
+    ]
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> list[str]:
