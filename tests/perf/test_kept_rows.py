@@ -64,7 +64,7 @@ def pairs():
 
 
 def test_precisions_keep_their_rows(tmp_path, monkeypatch, capsys):
-    def rows(entry, texts, options, cache):
+    def rows(entry, texts, earlier, options, cache):
         yield {"subject": "bare engine", "precision": "fp32", "repeat": 1, "tokens_per_s": 10.0}
         raise Interrupted(signal.SIGINT)
 
