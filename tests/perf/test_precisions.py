@@ -13,6 +13,7 @@ from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.quality.verify_repository import open_artefact
 from lasttoken_perf.errors import InvalidUsage, PeerFailed, WrongAnswer
+from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.precisions import exports_folder as exports
 from lasttoken_perf.precisions.artefacts import export_precisions, file_sizes
 from lasttoken_perf.precisions.earlier_quality import EarlierQuality, graph_digest
@@ -145,6 +146,10 @@ def test_quality_that_was_taken_over_keeps_its_time(tmp_path):
         ({"settings": {"pairs": 4}}, "number of pairs is 4, here it is 3"),
         ({"workload": {"retrieval_set_sha256": "s1"}}, "retrieval set is s1, here it is s0"),
         ({"machine": {"processor": "z80", "packages": {}}}, "ONNX Runtime is None"),
+        ({"machine": {**describe_machine(), "processor": "z80"}}, "processor is z80"),
+        ({"settings": None}, "number of pairs is None"),
+        ({"workload": None}, "retrieval set is None"),
+        ({"machine": {}}, "ONNX Runtime is None"),
     ],
 )
 def test_quality_of_something_else_is_refused(changes, words, tmp_path):

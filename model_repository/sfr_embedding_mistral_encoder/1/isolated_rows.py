@@ -32,8 +32,11 @@ def encode_isolating(
     Args:
         engine: Says what it computes for a batch.
         encode: Computes rows that are tried alone.
-        row_tokens: Tokens of each row.
-        first_try: Computes the whole batch.
+        row_tokens: ``[tokens]`` int32 of each row, at least one row.
+        first_try: Computes the whole batch, ``[rows, D]``; may raise whatever a runtime raises.
+
+    Returns:
+        The rows' results in order, and the work of all tries.
     """
     lengths = np.array([len(tokens) for tokens in row_tokens], np.int32)
     work = engine.computed_work(lengths)

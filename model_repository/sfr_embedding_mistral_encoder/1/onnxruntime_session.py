@@ -125,7 +125,11 @@ class GraphSessions:
             )
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return ``embedding [rows, dimensions]``, computed by all threads."""
+        """Return ``embedding [rows, dimensions]``, computed by all threads.
+
+        Args:
+            feeds: The graph's inputs by name.
+        """
         return run_session(self.whole, feeds)
 
     def run_in_stream(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -50,7 +50,8 @@ class BatchReport:
         real_attention_cells: Sum of the squared row lengths.
         computed_attention_cells: Attention cells that the engine computed.
         seconds: Time in the engine.
-        busy_seconds: Time for which the engine computed anything, since the last batch's end.
+        busy_seconds: Time for which the engine computed anything, as far as no batch that ended
+            before has told it.
         queue_seconds: Time that its rows waited in the queue, summed over the rows.
         answer_seconds: Time from the engine's end until each row was handed on, summed likewise.
         queue_tokens: Tokens that wait when its rows have been answered.

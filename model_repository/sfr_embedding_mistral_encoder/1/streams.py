@@ -38,7 +38,7 @@ def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) 
         return 1
     if asked:
         return asked
-    threads = intra_op_threads or limited_cores() or physical_cores(set(os.sched_getaffinity(0)))
+    threads = intra_op_threads or limited_cores() or physical_cores(os.sched_getaffinity(0))
     if not 1 < threads <= _MOST:
         return 1
     weight_bytes = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
@@ -53,7 +53,7 @@ def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) 
 
 
 def are_exact(engine: StreamingEngine, *, max_length: int, vocab_size: int) -> bool:
-    """Compute a batch by all threads and in a stream, and tell whether every bit is the same.
+    """Compute two batches by all threads and in a stream; tell whether every bit is the same.
 
     Kernels differ from one processor to the next, and only where they add in the same order with
     any number of threads is a vector independent of how busy the server is.
@@ -63,10 +63,10 @@ def are_exact(engine: StreamingEngine, *, max_length: int, vocab_size: int) -> b
         max_length: Longest row, in tokens.
         vocab_size: Token ids are below this.
     """
-    lengths = np.minimum([1, 33, 64, 31], max_length).astype(np.int32)
-    tokens = np.random.default_rng(0).integers(0, vocab_size, lengths.sum(), dtype=np.int32)
-    for ids, rows in ((tokens, lengths), (tokens[:20], np.minimum([20], max_length))):
-        ids, rows = ids[: rows.sum()], rows.astype(np.int32)
-        if not np.array_equal(engine.encode(ids, rows), engine.encode_in_stream(ids, rows)):
+    random = np.random.default_rng(0)
+    for row_lengths in ([1, 33, 64, 31], [20]):
+        lengths = np.minimum(row_lengths, max_length).astype(np.int32)
+        ids = random.integers(0, vocab_size, lengths.sum(), dtype=np.int32)
+        if not np.array_equal(engine.encode(ids, lengths), engine.encode_in_stream(ids, lengths)):
             return False
     return True

@@ -69,7 +69,7 @@ FIELDS: dict[str, str] = {
     "gpu_utilisation": "share of the time that the GPU ran a kernel",
     # What a precision costs, against fp32 on held-out text.
     "file_bytes": "graph and weights on disk",
-    "graph_sha256": "of both, file by file",
+    "graph_sha256": "SHA-256 of the SHA-256s of both, in order of name",
     "quality_taken_at": "when an earlier run took the figures below, of the same bytes",
     "embedding_bytes": "of these the token embedding",
     "mean_cosine": "mean cosine of a text's vector to its fp32 vector",

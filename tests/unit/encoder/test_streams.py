@@ -1,6 +1,5 @@
 """How many streams a graph has, and that they change no bit."""
 
-import os
 from types import SimpleNamespace
 
 import engine_choice
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import streams
 from encoder_settings import InvalidSettings
-from onnxruntime_session import GraphSessions, open_session
+from onnxruntime_session import GraphSessions
 from streams import are_exact, streams_of
 
 from unit.encoder.test_encoder_settings import parameters
@@ -101,13 +100,6 @@ def test_no_second_session_where_it_would_be_the_same_or_unused(tmp_path, thread
     sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=threads, streams=count)
     sessions.run_in_stream({})
     assert ran == [sessions.whole]
-
-
-def test_opening_and_closing_sessions_leaves_affinity_alone(tmp_path):
-    before = os.sched_getaffinity(0)
-    path, _ = product(tmp_path)
-    open_session(path, runtime="onnxruntime-cpu", intra_op_threads=1)
-    assert os.sched_getaffinity(0) == before
 
 
 class Engine:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lasttoken_export.model_files import sha256
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.quality.verify_repository import Artefact
 from lasttoken_perf.errors import InvalidUsage
@@ -39,20 +41,15 @@ class EarlierQuality:
         result = read_result(path)
         if result["kind"] != "precisions":
             raise InvalidUsage(f"{path} is of lasttoken-perf {result['kind']}, not of precisions")
-        here, there = describe_machine(), result["machine"]
-        for what, ours, theirs in (
-            ("retrieval set", texts.sha256, result["workload"].get("retrieval_set_sha256")),
-            ("number of pairs", len(texts.queries), result["settings"].get("pairs")),
-            ("ONNX Runtime", here["packages"].get(_RUNTIME), there["packages"].get(_RUNTIME)),
-            ("processor", here["processor"], there["processor"]),
-        ):
-            if ours != theirs:
+        theirs_by_what, ours_by_what = _conditions_of(result), _conditions_here(texts)
+        for what, ours in ours_by_what.items():
+            if (theirs := theirs_by_what[what]) != ours:
                 raise InvalidUsage(
                     f"--quality-of {path}: its {what} is {theirs}, here it is {ours}; leave the "
                     "option out, and the quality is measured"
                 )
         for row in result["rows"]:
-            if "graph_sha256" in row and set(FIGURES) <= row.keys():
+            if {"model", "precision", "graph_sha256", *FIGURES} <= row.keys():
                 key = row["model"], row["precision"], row["graph_sha256"]
                 taken_at = row.get("quality_taken_at", result["taken_at"])
                 figures = {name: row[name] for name in FIGURES}
@@ -69,11 +66,31 @@ class EarlierQuality:
         return self._rows.get((model, precision, graph_sha256))
 
 
+def _conditions_here(texts: RetrievalSet) -> dict[str, Any]:
+    """What decides the figures beside the graph."""
+    machine = describe_machine()
+    return {
+        "retrieval set": texts.sha256,
+        "number of pairs": len(texts.queries),
+        "ONNX Runtime": machine["packages"].get(_RUNTIME),
+        "processor": machine["processor"],
+    }
+
+
+def _conditions_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a result; None where it does not say."""
+    workload, settings = result.get("workload") or {}, result.get("settings") or {}
+    machine = result["machine"]
+    return {
+        "retrieval set": workload.get("retrieval_set_sha256"),
+        "number of pairs": settings.get("pairs"),
+        "ONNX Runtime": machine.get("packages", {}).get(_RUNTIME),
+        "processor": machine.get("processor"),
+    }
+
+
 def graph_digest(artefact: Artefact) -> str:
-    """Return the SHA-256 of a graph with its weights."""
-    digest = hashlib.sha256()
+    """Return the SHA-256, in hexadecimal, of the SHA-256s of a graph's files in order of name."""
     graph = artefact.graph
-    for path in sorted(graph.parent.glob(f"{graph.name}*")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    files = sorted(graph.parent.glob(f"{graph.name}*"))
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
