@@ -67,7 +67,7 @@ def token_rows(seed):
     return [random.integers(2, 101, length, dtype=np.int32) for length in (1, 5, 17, 30, 64, 90)]
 
 
-def session_of(model, folder, precision, target, *, threads=0, streams=1):
+def session_of(model, folder, precision, target, *, threads=0, streams=None):
     checkpoint, contract, scales = model
     graph = model_graph(
         checkpoint,
@@ -81,8 +81,9 @@ def session_of(model, folder, precision, target, *, threads=0, streams=1):
     path = folder / f"{precision}-{target}.onnx"
     ir.save(graph, path, external_data=f"{path.name}.data")
     module = server_module(ENCODER, "onnxruntime_engine")
+    options = {} if streams is None else {"streams": streams}
     return module.OnnxRuntimeEngine(
-        path, runtime="onnxruntime-cpu", intra_op_threads=threads, streams=streams
+        path, runtime="onnxruntime-cpu", intra_op_threads=threads, **options
     )
 
 
@@ -157,12 +158,17 @@ def test_quantised_vectors_stay_close(name, precision, target, mean, models, tmp
         assert "DynamicQuantizeLinear" not in kinds
 
 
+@pytest.mark.parametrize("sessions", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-weights", "int4"])
 @pytest.mark.parametrize("name", NAMES)
-def test_streams_change_no_bit(name, precision, models, tmp_path):
+def test_streams_change_no_bit(name, precision, sessions, models, tmp_path):
     """One thread computes what two do, and two streams at a time what one does."""
-    engine = session_of(models(name), tmp_path, precision, "onnxruntime", threads=2, streams=2)
-    are_exact = server_module(ENCODER, "streams").are_exact
+    module = server_module(ENCODER, "streams")
+    engine = session_of(
+        models(name), tmp_path, precision, "onnxruntime",
+        threads=2, streams=module.Streams(count=2, sessions=sessions),
+    )  # fmt: skip
+    are_exact = module.are_exact
     if not are_exact(engine, max_length=90, vocab_size=101):
         pytest.skip("on this processor a server of this model has no streams")
     rows = token_rows(3)

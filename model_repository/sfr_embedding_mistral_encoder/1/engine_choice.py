@@ -47,7 +47,7 @@ def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
     )
     open_with = partial(kind, graph, runtime=settings.runtime, intra_op_threads=threads)
     engine = open_with(streams=streams)
-    if streams > 1 and not are_exact(
+    if streams.count > 1 and not are_exact(
         engine, max_length=settings.max_length, vocab_size=settings.vocab_size
     ):
         _log.warning(

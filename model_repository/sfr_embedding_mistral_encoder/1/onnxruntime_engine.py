@@ -10,6 +10,7 @@ import numpy as np
 from computed_work import ComputedWork, packed_work
 from numpy.typing import NDArray
 from onnxruntime_session import GraphSessions
+from streams import ONE_AT_A_TIME, Streams
 
 
 class OnnxRuntimeEngine:
@@ -19,7 +20,7 @@ class OnnxRuntimeEngine:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
         intra_op_threads: Threads of one operator; 0 for one a core.
-        streams: Batches that `encode_in_stream` computes beside each other; 1 for none.
+        streams: Batches that `encode_in_stream` computes beside each other, and in what.
         config: See `onnxruntime_session.open_session`.
 
     Raises:
@@ -32,13 +33,17 @@ class OnnxRuntimeEngine:
         *,
         runtime: str,
         intra_op_threads: int,
-        streams: int = 1,
+        streams: Streams = ONE_AT_A_TIME,
         config: Mapping[str, str] | None = None,
     ) -> None:
         self._sessions = GraphSessions(
-            graph, runtime, intra_op_threads=intra_op_threads, streams=streams, config=config
+            graph,
+            runtime,
+            intra_op_threads=intra_op_threads,
+            stream_sessions=streams.sessions,
+            config=config,
         )
-        self.streams = streams
+        self.streams = streams.count
         self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
         # Of weights in blocks: one token alone behind so many has other last bits.
         metadata = self._sessions.whole.get_modelmeta().custom_metadata_map

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,13 +95,17 @@ def run_session(
 
 
 class GraphSessions:
-    """The session of a graph and, for streams, another one of it with a single thread.
+    """The session of a graph and, for streams, others of it with a single thread each.
+
+    Streams of one session also share its arena, and each computes in buffers that the other's
+    processor has written last: up to a third more time for a batch in int8. With a session each
+    they do not.
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
         intra_op_threads: Threads of one operator; 0 for one a core that this process may use.
-        streams: Threads that call `run_in_stream` at a time; 1 for none.
+        stream_sessions: Sessions for the threads that call `run_in_stream`; 0 for none.
         config: See `open_session`.
 
     Raises:
@@ -112,17 +118,19 @@ class GraphSessions:
         runtime: str,
         *,
         intra_op_threads: int,
-        streams: int,
+        stream_sessions: int,
         config: Mapping[str, str] | None = None,
     ) -> None:
         self.whole = open_session(
             graph, runtime=runtime, intra_op_threads=intra_op_threads, config=config
         )
-        self._single_threaded = self.whole
-        if streams > 1 and intra_op_threads != 1:
-            self._single_threaded = open_session(
-                graph, runtime=runtime, intra_op_threads=1, config=config
-            )
+        usable = [self.whole] if intra_op_threads == 1 and stream_sessions else []
+        self._single_threaded = usable + [
+            open_session(graph, runtime=runtime, intra_op_threads=1, config=config)
+            for _ in range(stream_sessions - len(usable))
+        ]
+        self._turns = itertools.count()
+        self._of_thread = threading.local()
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Return ``embedding [rows, dimensions]``, computed by all threads.
@@ -133,5 +141,10 @@ class GraphSessions:
         return run_session(self.whole, feeds)
 
     def run_in_stream(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the same, computed by the calling thread."""
-        return run_session(self._single_threaded, feeds)
+        """Return the same, computed by the calling thread, which keeps to one session."""
+        try:
+            session = self._of_thread.session
+        except AttributeError:
+            turn = next(self._turns) % len(self._single_threaded)
+            session = self._of_thread.session = self._single_threaded[turn]
+        return run_session(session, feeds)

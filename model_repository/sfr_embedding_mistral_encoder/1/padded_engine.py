@@ -8,6 +8,7 @@ import numpy as np
 from computed_work import ComputedWork, padded_work
 from numpy.typing import NDArray
 from onnxruntime_session import GraphSessions
+from streams import ONE_AT_A_TIME, Streams
 
 PADDING_ID = 0
 """Fills the rows up; the mask hides it, so any id of the vocabulary would do."""
@@ -20,19 +21,19 @@ class PaddedEngine:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
         intra_op_threads: Threads of one operator; 0 for one a core.
-        streams: Batches that `encode_in_stream` computes beside each other; 1 for none.
+        streams: Batches that `encode_in_stream` computes beside each other, and in what.
 
     Raises:
         RuntimeError: The installed ONNX Runtime has no such execution provider.
     """
 
     def __init__(
-        self, graph: Path, *, runtime: str, intra_op_threads: int, streams: int = 1
+        self, graph: Path, *, runtime: str, intra_op_threads: int, streams: Streams = ONE_AT_A_TIME
     ) -> None:
         self._sessions = GraphSessions(
-            graph, runtime, intra_op_threads=intra_op_threads, streams=streams
+            graph, runtime, intra_op_threads=intra_op_threads, stream_sessions=streams.sessions
         )
-        self.streams = streams
+        self.streams = streams.count
         self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
         self.dimensions: int = self._sessions.whole.get_outputs()[0].shape[1]
 

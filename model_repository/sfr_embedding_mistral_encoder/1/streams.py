@@ -1,8 +1,9 @@
 """Streams: batches computed beside each other, each on one thread, on ONNX Runtime's CPU provider.
 
 The threads of one batch wait for each other at the end of every operator; batches with a thread
-each wait for nothing. Their session lays out the weights for its products once more, so streams
-take as much memory again. The name is OpenVINO's ("High-level Performance Hints",
+each wait for nothing. Each has a session of its own, with buffers that stay in its processor's
+caches, and each session lays out the weights for its products once more: where the memory does not
+allow for that, streams share sessions. The name is OpenVINO's ("High-level Performance Hints",
 https://docs.openvino.ai).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,27 @@ _log = logging.getLogger(__name__)
 _MOST = 8
 """More than so many are not begun unasked: it was not measured."""
 _MEMORY_SHARE = 4
-"""Nor are any whose weights take more than one part in so many of the free memory."""
+"""Their weights take at most one part in so many of the free memory, or there are no streams."""
 
 
-def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) -> int:
-    """Return how many streams a graph is served with; 1 for one batch at a time.
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """How a graph is computed under load.
+
+    Attributes:
+        count: Batches beside each other; 1 for one at a time, on all threads.
+        sessions: Sessions that they share, each with a copy of the weights; 0 for none.
+    """
+
+    count: int
+    sessions: int
+
+
+ONE_AT_A_TIME = Streams(count=1, sessions=0)
+
+
+def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) -> Streams:
+    """Return how many streams a graph is served with.
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.
@@ -34,22 +52,23 @@ def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) 
         asked: So many, or 0 for one a thread, up to 8, where the memory allows it.
         intra_op_threads: Threads of one operator; 0 for one a core that this process may use.
     """
-    if runtime != "onnxruntime-cpu":
-        return 1
-    if asked:
-        return asked
+    if runtime != "onnxruntime-cpu" or asked == 1:
+        return ONE_AT_A_TIME
     threads = intra_op_threads or limited_cores() or physical_cores(os.sched_getaffinity(0))
-    if not 1 < threads <= _MOST:
-        return 1
+    if not asked and not 1 < threads <= _MOST:
+        return ONE_AT_A_TIME
     weight_bytes = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
-    if weight_bytes * _MEMORY_SHARE > (available := available_memory_bytes()):
-        _log.warning(
-            "one batch at a time: a second copy of %.1f GB of weights would be more than a quarter "
-            "of the %.1f GB of memory free; the parameter streams says otherwise",
-            weight_bytes / 1e9, available / 1e9,
-        )  # fmt: skip
-        return 1
-    return threads
+    available = available_memory_bytes()
+    copies = available // _MEMORY_SHARE // max(weight_bytes, 1)
+    count = asked or threads
+    if asked or copies:
+        return Streams(count=count, sessions=max(1, min(count, copies)))
+    _log.warning(
+        "one batch at a time: a second copy of %.1f GB of weights would be more than a quarter "
+        "of the %.1f GB of memory free; the parameter streams says otherwise",
+        weight_bytes / 1e9, available / 1e9,
+    )  # fmt: skip
+    return ONE_AT_A_TIME
 
 
 def are_exact(engine: StreamingEngine, *, max_length: int, vocab_size: int) -> bool:

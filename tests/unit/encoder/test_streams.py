@@ -1,14 +1,17 @@
-"""How many streams a graph has, and that they change no bit."""
+"""How many streams a graph has, in how many sessions, and that they change no bit."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 
 import engine_choice
 import numpy as np
+import onnxruntime_session
 import pytest
 import streams
 from encoder_settings import InvalidSettings
 from onnxruntime_session import GraphSessions
-from streams import are_exact, streams_of
+from streams import ONE_AT_A_TIME, Streams, are_exact, streams_of
 
 from unit.encoder.test_encoder_settings import parameters
 from unit.encoder.test_processor import product
@@ -18,48 +21,56 @@ __all__ = ["parameters"]  # a fixture
 
 @pytest.fixture
 def graph(tmp_path, monkeypatch):
-    """A graph of 1,000 bytes with its data, on a machine of four cores and 4,000 bytes."""
+    """A graph of 1,000 bytes with its data, on a machine of four cores and 16,000 bytes."""
     monkeypatch.setattr(streams, "limited_cores", lambda: None)
     monkeypatch.setattr(streams, "physical_cores", lambda processors: 4)
-    monkeypatch.setattr(streams, "available_memory_bytes", lambda: 4000)
+    monkeypatch.setattr(streams, "available_memory_bytes", lambda: 16000)
     (tmp_path / "encoder.onnx").write_bytes(b"x" * 100)
     (tmp_path / "encoder.onnx.data").write_bytes(b"x" * 900)
     return tmp_path / "encoder.onnx"
 
 
-def count(graph, runtime="onnxruntime-cpu", asked=0, threads=0):
+def found(graph, runtime="onnxruntime-cpu", asked=0, threads=0):
     return streams_of(graph, runtime=runtime, asked=asked, intra_op_threads=threads)
 
 
 def test_one_a_thread_that_the_process_has(graph, monkeypatch):
-    assert count(graph) == 4
-    assert count(graph, threads=3) == 3
+    assert found(graph).count == 4
+    assert found(graph, threads=3).count == 3
     monkeypatch.setattr(streams, "limited_cores", lambda: 2)
-    assert count(graph) == 2
+    assert found(graph).count == 2
     monkeypatch.setattr(streams, "limited_cores", lambda: 1)
-    assert count(graph) == 1
+    assert found(graph) == ONE_AT_A_TIME
 
 
 def test_more_than_were_measured_only_when_asked_for(graph):
-    assert count(graph, threads=8) == 8
-    assert count(graph, threads=9) == 1
-    assert count(graph, threads=9, asked=9) == 9
+    assert found(graph, threads=8).count == 8
+    assert found(graph, threads=9) == ONE_AT_A_TIME
+    assert found(graph, threads=9, asked=9).count == 9
+
+
+@pytest.mark.parametrize(
+    ("free", "sessions"), [(10**6, 4), (16000, 4), (15999, 3), (8000, 2), (7999, 1), (4000, 1)]
+)
+def test_a_session_each_as_far_as_a_quarter_of_the_memory_goes(graph, monkeypatch, free, sessions):
+    monkeypatch.setattr(streams, "available_memory_bytes", lambda: free)
+    assert found(graph) == found(graph, asked=4) == Streams(count=4, sessions=sessions)
 
 
 def test_none_where_a_second_copy_of_the_weights_is_large(graph, monkeypatch, caplog):
     monkeypatch.setattr(streams, "available_memory_bytes", lambda: 3999)
-    assert count(graph) == 1
+    assert found(graph) == ONE_AT_A_TIME
     assert "second copy" in caplog.text
-    assert count(graph, asked=2) == 2
+    assert found(graph, asked=2) == Streams(count=2, sessions=1)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
 def test_none_on_a_gpu(graph, runtime):
-    assert count(graph, runtime=runtime) == 1
+    assert found(graph, runtime=runtime) == ONE_AT_A_TIME
 
 
 def test_one_when_one_is_asked_for(graph):
-    assert count(graph, asked=1) == 1
+    assert found(graph, asked=1) == ONE_AT_A_TIME
 
 
 @pytest.mark.parametrize(
@@ -86,20 +97,52 @@ def ran(monkeypatch):
     return sessions
 
 
-def test_a_stream_has_one_thread(tmp_path, ran):
+def run_in_streams(sessions, count):
+    """Run twice on each of so many threads."""
+    ready = Barrier(count)
+
+    def of_one_thread(_):
+        ready.wait(timeout=10)  # no thread takes two of them
+        sessions.run_in_stream({})
+        sessions.run_in_stream({})
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(of_one_thread, range(count)))
+
+
+def test_each_stream_has_a_session_of_one_thread_and_keeps_to_it(tmp_path, ran):
     path, _ = product(tmp_path)
-    sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=2, streams=2)
+    sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=2, stream_sessions=3)
     sessions.run({})
-    sessions.run_in_stream({})
-    assert [threads_of(session) for session in ran] == [2, 1]
+    [whole] = ran
+    ran.clear()
+    run_in_streams(sessions, 3)
+    assert threads_of(whole) == 2
+    assert {threads_of(session) for session in ran} == {1}
+    assert sorted(map(ran.count, set(ran))) == [2, 2, 2]
 
 
-@pytest.mark.parametrize(("threads", "count"), [(1, 4), (2, 1)])
-def test_no_second_session_where_it_would_be_the_same_or_unused(tmp_path, threads, count, ran):
+def test_streams_share_the_sessions_that_there_are(tmp_path, ran):
     path, _ = product(tmp_path)
-    sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=threads, streams=count)
+    sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=2, stream_sessions=2)
+    run_in_streams(sessions, 4)
+    assert sorted(map(ran.count, set(ran))) == [4, 4]
+
+
+def test_no_further_session_where_it_would_be_the_same_or_unused(tmp_path, ran, monkeypatch):
+    path, _ = product(tmp_path)
+    opened = []
+    session = onnxruntime_session.open_session
+    monkeypatch.setattr(
+        onnxruntime_session,
+        "open_session",
+        lambda *args, **options: opened.append(options) or session(*args, **options),
+    )
+    sessions = GraphSessions(path, "onnxruntime-cpu", intra_op_threads=1, stream_sessions=1)
     sessions.run_in_stream({})
     assert ran == [sessions.whole]
+    GraphSessions(path, "onnxruntime-cpu", intra_op_threads=2, stream_sessions=0)
+    assert len(opened) == 2
 
 
 class Engine:
@@ -136,9 +179,9 @@ def test_a_processor_on_which_they_differ_has_none(exact, left, tmp_path, monkey
     opened = []
     monkeypatch.setattr(engine_choice, "are_exact", lambda engine, **sizes: exact)
 
-    def kind(graph, *, streams=1, **options):
-        opened.append(streams)
-        return SimpleNamespace(streams=streams)
+    def kind(graph, *, streams=ONE_AT_A_TIME, **options):
+        opened.append(streams.count)
+        return SimpleNamespace(streams=streams.count)
 
     monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", kind)
     settings = SimpleNamespace(
