@@ -384,12 +384,13 @@ def test_an_encoder_is_not_rotated(models):
     assert with_rotated_states(checkpoint) is checkpoint
 
 
-@pytest.mark.parametrize(("name", "kept"), [("bert, mean", True), ("mistral, mean", False)])
-def test_heads_of_the_first_sixth_of_an_encoders_layers_stay_in_floats(name, kept, tmp_path):
+@pytest.mark.parametrize(("name", "twice"), [("bert, mean", True), ("mistral, mean", False)])
+def test_inputs_of_the_heads_of_an_encoders_first_sixth_are_rounded_twice(name, twice, tmp_path):
     case = CASES[name]
     build(tmp_path / "hf", replace(case, settings={**case.settings, "num_hidden_layers": 6}))
     contract = EmbeddingContract(pooling=case.pooling, attention=case.attention)
     checkpoint = open_checkpoint(tmp_path / "hf")
     found = calibrate_model(checkpoint, token_rows(1), precision="int8", contract=contract)
     heads = sorted(linear for linear in found.manifest["linears"] if "qkv" in linear)
-    assert [found.needs_floats(linear) for linear in heads] == [kept, *[False] * 5]
+    assert [found.is_wide(linear) for linear in heads] == [twice, *[False] * 5]
+    assert not any(map(found.needs_floats, heads))

@@ -24,7 +24,7 @@ STATIC_FLOATS_ABOVE = 0.02
 """Mean relative squared errors of a layer's output above which it stays in floats: with a scale a
 row of activations (ONNX Runtime) and with one for all (TensorRT); see docs/precisions.md."""
 MANIFEST = "manifest.json"
-BLOCKS, ROWS = "gptq-4", "int8-rows-6"
+BLOCKS, ROWS = "gptq-4", "int8-rows-7"
 STATIC = {"int8": "int8-static-4", "fp8": "fp8-static-3"}
 """Schemes: weights in blocks; int8 with a scale a row of the inputs, or one for all where that will
 do; int8 and fp8 with one scale for all, on TensorRT. A change of the arithmetic or of its constants

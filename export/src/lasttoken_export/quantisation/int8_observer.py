@@ -33,6 +33,9 @@ from lasttoken_export.quantisation.weights import Floats
 ROTATED_ABOVE = 2e-4
 """Error with smoothing above which inputs are rotated where that costs a product; see
 docs/precisions.md."""
+WORTH_A_PASS = 1.2
+"""Times the error with smoothing up to which inputs are left as they are, where smoothing them is a
+pass of its own."""
 STATES_MOST_OF_ALL = 6e-4
 """Mean squared error that a linear layer may add to hidden states, relative to them, times the
 layers of the model, for all tokens and for first ones, to which all others attend; one that adds
@@ -66,10 +69,17 @@ class Int8Observer:
     def choose(self) -> InputChange:
         """See `Observer`."""
         inputs, weight = self._sample.inputs(), self._read(None)
-        channels = self.linear.input_channels
-        smoothed = find_row_smoothing(weight, inputs, self._sample.largest, channels)
-        best = InputChange(factors=smoothed.factors), smoothed.error
         fold = self.linear.fold
+        smoothed = find_row_smoothing(
+            weight, inputs, self._sample.largest, self.linear.input_channels
+        )
+        best = InputChange(factors=smoothed.factors), smoothed.error
+        none = np.ones_like(smoothed.factors)
+        worth_none = WORTH_A_PASS if fold is None else 1.0
+        if fold is None:
+            error = row_error(weight, inputs)
+            if error <= worth_none * best[1]:
+                best = InputChange(factors=none), error
         if fold is not None and fold.head_dim is not None:
             block = head_block(fold.head_dim)
         elif smoothed.error > ROTATED_ABOVE:
@@ -77,10 +87,10 @@ class Int8Observer:
         else:
             block = None  # a product that is not worth its cost
         if block is not None:
-            for factors in (smoothed.factors, np.ones_like(smoothed.factors)):
+            for factors, worth in ((smoothed.factors, 1.0), (none, worth_none)):
                 rows = rotate_rows(weight * factors[:, None], block)
                 error = row_error(rows, rotate_columns(inputs / factors, block))
-                if error < best[1]:
+                if error < worth * best[1]:
                     best = InputChange(factors=factors, rotation=block), error
         return best[0]
 
@@ -92,7 +102,10 @@ class Int8Observer:
         gram = self._gram.take_matrix()
         change.apply_to_gram(gram)
         weight, inputs = self._read(changes), change.applied(self._sample.inputs())
-        fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
+        early_heads = self._is_early and self.linear.makes_heads
+        fixed = None
+        if not early_heads:
+            fixed = find_fixed_inputs(weight, inputs, mean, most=MOST_OF_ALL / self._model_layers)
         expected = OutputError(weight, inputs)
         if fixed is not None and self._is_off(_Outputs(weight, fixed), expected, weight, change):
             fixed = None
@@ -105,10 +118,9 @@ class Int8Observer:
             covered = mean if fixed.offset is None else mean - fixed.offset
             bias = mean @ weight - covered @ rounded
         outputs = _Outputs(rounded, fixed, bias)
-        early_heads = self._is_early and self.linear.makes_heads
         needs_floats = early_heads or self._is_off(outputs, expected, weight, change)
         wide = False
-        if needs_floats and not early_heads and fixed is None:
+        if needs_floats and fixed is None:
             outputs = _Outputs(rounded, wide=True)
             wide = not self._is_off(outputs, expected, weight, change)
             needs_floats = not wide

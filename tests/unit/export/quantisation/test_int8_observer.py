@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lasttoken_export.graph.linear_layer import LinearLayer
-from lasttoken_export.quantisation.input_changes import LayerChanges
+from lasttoken_export.graph.linear_layer import Fold, LinearLayer
+from lasttoken_export.quantisation.input_changes import InputChange, LayerChanges
 from lasttoken_export.quantisation.int8_observer import Int8Observer
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
 from lasttoken_export.quantisation.smoothing import by_rows, by_rows_twice
@@ -29,16 +29,24 @@ class Weights:
         return WEIGHT.T
 
 
-def result(inputs, states, *, adds_to_states):
+def observed(inputs, states, *, is_early=False, weights=Weights, **options):
     linear = LinearLayer(
-        name="layers.0.down", parts=(("down", SIZE),), in_features=SIZE, bias=False, fold=None,
-        smooths=(), adds_to_states=adds_to_states,
+        name="layers.0.down", parts=(("down", SIZE),), in_features=SIZE, bias=False,
+        **{"fold": None, "smooths": ()} | options,
     )  # fmt: skip
-    observer = Int8Observer(linear, Weights(), SampledTokens(SIZE, 1000, TOKENS, 0), is_early=False)
+    sample = SampledTokens(SIZE, 1000, TOKENS, 0)
+    observer = Int8Observer(linear, weights(), sample, is_early=is_early)
     for half in (slice(0, 15), slice(15, TOKENS)):
         observer.see(inputs[half], LayerBatch(states=states[half], first_tokens=np.array([0])))
-    changes = LayerChanges({linear.name: observer.choose()})
-    return observer.result(changes)
+    return observer
+
+
+def result(inputs, states, **options):
+    observer = observed(inputs, states, **options)
+    changes = {
+        fold.linear: InputChange(factors=np.ones(SIZE)) for fold, _ in observer.linear.smooths
+    }
+    return observer.result(LayerChanges(changes | {observer.linear.name: observer.choose()}))
 
 
 def needs_floats(states, *, adds_to_states=True):
@@ -87,3 +95,48 @@ def test_weights_are_rounded_for_what_is_left_when_the_common_part_is_taken_away
     nearest = to_int8(WEIGHT, int8_channel_scales(WEIGHT)) * int8_channel_scales(WEIGHT)
     off, off_nearest = (np.square(own @ (w - WEIGHT)).mean() for w in (weight, nearest))
     assert off < 0.3 * off_nearest
+
+
+HEADS = ((Fold.one_to_one("layers.0.o", SIZE, head_dim=16), 0),)
+
+
+@pytest.mark.parametrize(("is_early", "makes_heads"), [(True, True), (True, False), (False, True)])
+def test_inputs_of_early_heads_are_rounded_twice(is_early, makes_heads):
+    heads = {"smooths": HEADS} if makes_heads else {}
+    states = 100 * INPUTS
+    found = result(INPUTS, states, is_early=is_early, adds_to_states=False, **heads)
+    assert not found["floats"]
+    assert bool(found["wide"]) is (is_early and makes_heads)
+    assert ("fixed" in found) is not (is_early and makes_heads)
+
+
+def test_early_heads_whose_weights_int8_cannot_say_stay_in_floats():
+    class Coarse(Weights):
+        @staticmethod
+        def read(name):
+            weight = WEIGHT.copy()
+            weight[0] *= 1e4  # of inputs that are nearly zero
+            return weight.T
+
+    inputs = INPUTS.copy()
+    inputs[:, 0] *= 1e-9
+    shared = Fold(linear="layers.0.down", channels=np.zeros(SIZE, np.int64), size=1)
+    found = result(
+        inputs, 100 * inputs, is_early=True, weights=Coarse, adds_to_states=False,
+        smooths=HEADS, fold=shared,
+    )  # fmt: skip
+    assert (bool(found["wide"]), bool(found["floats"])) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("largest_channel", "folds", "smooths"),
+    [(1.5, False, False), (1.5, True, True), (30.0, False, True), (30.0, True, True)],
+)
+def test_inputs_are_smoothed_by_a_pass_of_its_own_only_where_that_tells(
+    largest_channel, folds, smooths
+):
+    inputs = INPUTS.copy()
+    inputs[:, 3] *= largest_channel
+    fold = Fold.one_to_one("layers.0.down", SIZE) if folds else None
+    change = observed(inputs, 100 * inputs, fold=fold).choose()
+    assert bool((change.factors != 1).any()) is smooths
