@@ -168,6 +168,7 @@ def test_streams_change_no_bit(name, precision, sessions, models, tmp_path):
         models(name), tmp_path, precision, "onnxruntime",
         threads=2, streams=module.Streams(count=2, sessions=sessions),
     )  # fmt: skip
+    assert engine.streams == 2
     are_exact = module.are_exact
     if not are_exact(engine, max_length=90, vocab_size=101):
         pytest.skip("on this processor a server of this model has no streams")

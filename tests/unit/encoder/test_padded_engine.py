@@ -3,6 +3,7 @@ import onnx_ir as ir
 import pytest
 from computed_work import ComputedWork, packed_work, padded_work
 from padded_engine import PaddedEngine, pad_rows
+from streams import Streams
 
 from lasttoken_export.graph.builder import GraphBuilder
 
@@ -38,7 +39,10 @@ def engine(tmp_path):
     vectors = graph.op("Cast", [both], "embedding", {"to": ir.DataType.FLOAT})
     vectors.shape, vectors.dtype = ir.Shape(["batch", 2]), ir.DataType.FLOAT
     ir.save(graph.model([vectors], producer="test", version="0"), tmp_path / "encoder.onnx")
-    return PaddedEngine(tmp_path / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=1)
+    return PaddedEngine(
+        tmp_path / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=1,
+        streams=Streams(count=2, sessions=1),
+    )  # fmt: skip
 
 
 def test_the_work_is_that_of_the_tensors_given_to_the_graph(engine):
@@ -47,3 +51,10 @@ def test_the_work_is_that_of_the_tensors_given_to_the_graph(engine):
     assert vectors[:, 0].tolist() == lengths.tolist()
     assert vectors[:, 1].sum() == engine.computed_work(lengths).tokens
     assert engine.dimensions == 2
+
+
+def test_a_stream_gives_the_same_vectors(engine):
+    lengths = np.array([2, 5, 3], np.int32)
+    batch = np.arange(10, dtype=np.int32), lengths
+    assert np.array_equal(engine.encode_in_stream(*batch), engine.encode(*batch))
+    assert engine.streams == 2

@@ -92,19 +92,19 @@ def ran(monkeypatch):
     """The sessions that were run."""
     sessions = []
     monkeypatch.setattr(
-        "onnxruntime_session.run_session", lambda session, feeds: sessions.append(session)
+        "onnxruntime_session.run_session",
+        lambda session, feeds: sessions.append(session) or session,
     )
     return sessions
 
 
 def run_in_streams(sessions, count):
-    """Run twice on each of so many threads."""
+    """Run twice on each of so many threads, which keep to their sessions."""
     ready = Barrier(count)
 
     def of_one_thread(_):
         ready.wait(timeout=10)  # no thread takes two of them
-        sessions.run_in_stream({})
-        sessions.run_in_stream({})
+        assert sessions.run_in_stream({}) is sessions.run_in_stream({})
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(of_one_thread, range(count)))

@@ -76,10 +76,9 @@ class Int8Observer:
         best = InputChange(factors=smoothed.factors), smoothed.error
         none = np.ones_like(smoothed.factors)
         worth_none = WORTH_A_PASS if fold is None else 1.0
-        if fold is None:
-            error = row_error(weight, inputs)
-            if error <= worth_none * best[1]:
-                best = InputChange(factors=none), error
+        error = row_error(weight, inputs)
+        if error <= worth_none * best[1]:
+            best = InputChange(factors=none), error
         if fold is not None and fold.head_dim is not None:
             block = head_block(fold.head_dim)
         elif smoothed.error > ROTATED_ABOVE:

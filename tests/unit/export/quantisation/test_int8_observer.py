@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lasttoken_export.graph.linear_layer import Fold, LinearLayer
+from lasttoken_export.quantisation import int8_observer
 from lasttoken_export.quantisation.input_changes import InputChange, LayerChanges
 from lasttoken_export.quantisation.int8_observer import Int8Observer
 from lasttoken_export.quantisation.sampled_tokens import LayerBatch, SampledTokens
@@ -140,3 +141,16 @@ def test_inputs_are_smoothed_by_a_pass_of_its_own_only_where_that_tells(
     fold = Fold.one_to_one("layers.0.down", SIZE) if folds else None
     change = observed(inputs, 100 * inputs, fold=fold).choose()
     assert bool((change.factors != 1).any()) is smooths
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_nor_are_inputs_smoothed_before_a_rotation_where_it_hardly_tells(folds, monkeypatch):
+    monkeypatch.setattr(int8_observer, "ROTATED_ABOVE", 1e-5)
+    inputs = INPUTS.copy()
+    outliers = np.random.default_rng(1).integers(0, SIZE, TOKENS)  # of no channel's own
+    inputs[np.arange(TOKENS), outliers] *= 10
+    inputs[:, 3] *= 1.5
+    fold = Fold.one_to_one("layers.0.down", SIZE) if folds else None
+    change = observed(inputs, 100 * inputs, fold=fold).choose()
+    assert change.rotation == SIZE
+    assert bool((change.factors != 1).any()) is folds
