@@ -46,6 +46,7 @@ def missing_tables(lines, page):
         ("client-overhead.json", client_table, "clients.md"),
         ("overload.json", lambda result: bars_table(result["bars"]), "overload.md"),
         ("overload-avx2.json", lambda result: bars_table(result["bars"]), "overload.md"),
+        ("overload-streams.json", lambda result: bars_table(result["bars"]), "overload.md"),
         ("quality-smollm2.json", lambda result: figures_table(result["rows"]), "README.md"),
     ],
 )
