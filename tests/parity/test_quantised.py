@@ -81,9 +81,11 @@ def session_of(model, folder, precision, target, *, threads=0, streams=None):
     path = folder / f"{precision}-{target}.onnx"
     ir.save(graph, path, external_data=f"{path.name}.data")
     module = server_module(ENCODER, "onnxruntime_engine")
-    options = {} if streams is None else {"streams": streams}
     return module.OnnxRuntimeEngine(
-        path, runtime="onnxruntime-cpu", intra_op_threads=threads, **options
+        path,
+        runtime="onnxruntime-cpu",
+        intra_op_threads=threads,
+        streams=streams or module.ONE_AT_A_TIME,
     )
 
 

@@ -97,9 +97,8 @@ def run_session(
 class GraphSessions:
     """The session of a graph and, for streams, others of it with a single thread each.
 
-    Streams of one session also share its arena, and each computes in buffers that the other's
-    processor has written last: up to a third more time for a batch in int8. With a session each
-    they do not.
+    Streams of one session also share its arena, which makes an int8 batch take up to 1.4 times as
+    long; with a session each they do not.
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.

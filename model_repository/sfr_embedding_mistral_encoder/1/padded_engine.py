@@ -21,7 +21,8 @@ class PaddedEngine:
         graph: Path of the ONNX file; its external data lies beside it.
         runtime: "onnxruntime-cpu" or "onnxruntime-cuda".
         intra_op_threads: Threads of one operator; 0 for one a core.
-        streams: Batches that `encode_in_stream` computes beside each other, and in what.
+        streams: How many batches `encode_in_stream` computes beside each other, in how many
+            sessions.
 
     Raises:
         RuntimeError: The installed ONNX Runtime has no such execution provider.

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _MOST = 8
 """More than so many are not begun unasked: it was not measured."""
 _MEMORY_SHARE = 4
-"""Their weights take at most one part in so many of the free memory, or there are no streams."""
+"""Unasked, nor are any whose weights take more than one part in so many of the free memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ ONE_AT_A_TIME = Streams(count=1, sessions=0)
 
 
 def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) -> Streams:
-    """Return how many streams a graph is served with.
+    """Return how many streams a graph is served with, and in how many sessions.
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.

@@ -108,7 +108,7 @@ def test_inputs_of_early_heads_are_rounded_twice(is_early, makes_heads):
     found = result(INPUTS, states, is_early=is_early, adds_to_states=False, **heads)
     assert not found["floats"]
     assert bool(found["wide"]) is (is_early and makes_heads)
-    assert ("fixed" in found) is not (is_early and makes_heads)
+    assert ("fixed" in found) != (is_early and makes_heads)
 
 
 def test_early_heads_whose_weights_int8_cannot_say_stay_in_floats():
