@@ -100,7 +100,8 @@ def engine_of(folder, case, tmp_path, precision="fp32"):
         pooling=case.pooling, attention=case.attention, layer_norm=case.layer_norm
     )
     graph = model_graph(checkpoint, precision=precision, contract=contract)
-    model = graph.build(rotary_positions=2048, version="0")
+    shares_prefixes = case.attention == "causal"  # as it is exported for ONNX Runtime
+    model = graph.build(rotary_positions=2048, version="0", shares_prefixes=shares_prefixes)
     ir.save(model, tmp_path / "encoder.onnx", external_data="encoder.onnx.data")
     engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine
     return engine(tmp_path / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=1)

@@ -172,7 +172,9 @@ def test_it_is_served_with_its_padding_counted(repository, mpnet, mistral, cache
     for model in models:
         assert counted(model, "real_tokens") == real
         assert counted(model, "real_attention_cells") == sum(len(row) ** 2 for row in ids)
-    assert counted("mistral_packed", "computed_tokens") == real
+    computed = counted("mistral_packed", "computed_tokens")
+    assert computed + counted("mistral_packed", "shared_tokens") == real
+    assert counted("my_mpnet", "shared_tokens") == 0
     assert counted("my_mpnet", "computed_tokens") > real
     assert counted("my_mpnet", "computed_attention_cells") > counted(
         "my_mpnet", "real_attention_cells"

@@ -48,7 +48,7 @@ def test_both_loops_are_measured_and_checked(perf_analyzer, serving):
     assert closed["requests"] >= 12  # three windows of four
     assert 0 < closed["p50_ms"] <= closed["p99_ms"] <= closed["max_ms"]
     assert closed["tokens_per_s"] > closed["texts_per_s"] > 0
-    assert closed["real_over_computed_tokens"] == 1.0
+    assert closed["real_over_computed_tokens"] >= 1.0  # nothing padded; a prompt may be shared
     assert closed["encoder_engine_ms"] > 0
     assert closed["refused"] == 0
     assert result["checks"]["known_vectors"] >= 12

@@ -278,22 +278,45 @@ def test_what_has_expired_is_not_computed(smollm2_server):
     assert expired() > before
 
 
-def test_no_padded_token_is_computed(smollm2_server, client):
+def counted_tokens(server, embed):
+    """Real, computed and shared tokens of what is embedded, and its number of tokens."""
+
     def counts():
-        metrics = read_metrics(smollm2_server.metrics_url)
-        return np.array(
-            [metrics[f"lasttoken_encoder_{kind}_tokens_total"] for kind in ("real", "computed")]
-        )
+        metrics = read_metrics(server.metrics_url)
+        kinds = ("real", "computed", "shared")
+        return np.array([metrics[f"lasttoken_encoder_{kind}_tokens_total"] for kind in kinds])
 
     before, later = None, counts()
     while not np.array_equal(before, later):  # work of earlier tests is counted after its answers
         time.sleep(0.5)
         before, later = later, counts()
-    tokens = int(client.embed_full(TEXTS).token_counts.sum())
+    tokens = int(embed().token_counts.sum())
     deadline_s = time.monotonic() + 5
     while (counts() - before)[0] < tokens and time.monotonic() < deadline_s:
         time.sleep(0.05)  # counted after the answers are sent
-    assert (counts() - before).tolist() == [tokens, tokens]
+    time.sleep(0.2)  # one counter after the other
+    return *(counts() - before).tolist(), tokens
+
+
+def test_no_padded_token_is_computed(smollm2_server, client):
+    real, computed, shared, tokens = counted_tokens(
+        smollm2_server, lambda: client.embed_full(TEXTS)
+    )
+    assert real == tokens
+    assert computed + shared == tokens
+
+
+def test_what_texts_begin_with_is_computed_once_and_no_vector_shows_it(smollm2_server, client):
+    instruction = "Given a question of a reader, find the pages of a handbook that answer it: "
+    queries = [instruction + text for text in TEXTS[:12]]
+    alone = np.stack([client.embed(query) for query in queries])
+    answers = []
+    real, computed, shared, tokens = counted_tokens(
+        smollm2_server, lambda: answers.append(client.embed_full(queries)) or answers[-1]
+    )
+    assert (real, computed + shared) == (tokens, tokens)
+    assert shared > 10 * 12 / 2  # the instruction's tokens, of at least half of the texts
+    assert np.array_equal(answers[-1].vectors, alone)
 
 
 def test_the_command_line_embeds_lines_of_stdin(smollm2_server, alone, tmp_path):

@@ -96,8 +96,12 @@ def run_demo(
             with EmbeddingClient(server.grpc_url, report.triton_name) as client:
                 all_found = _show_neighbours(client, show)
                 _show_speed(client, show)
-            computed, real = _tokens(str(server.metrics_url))
-            show(f"tokens     real / computed {real / computed:.2f}  ({real} of {computed})")
+            computed, real, shared = _tokens(str(server.metrics_url))
+            padded = computed + shared - real
+            show(
+                f"tokens     {real} in the texts, {computed} computed: {shared} shared by texts of "
+                f"a batch that begin alike, {padded} padded"
+            )
     return all_found
 
 
@@ -137,7 +141,7 @@ def _show_speed(client: EmbeddingClient, show: Callable[[str], None]) -> None:
         f"latency    p50 {p50:.1f} ms    p99 {p99:.1f} ms    (one sentence, one request at a time)"
     )
 
-    texts = [f"{sentences[n % len(sentences)]} {n}" for n in range(_THROUGHPUT_TEXTS)]
+    texts = [f"{n}: {sentences[n % len(sentences)]}" for n in range(_THROUGHPUT_TEXTS)]
     started_s = time.perf_counter()
     answer = client.embed_full(texts, priority="bulk")
     seconds = time.perf_counter() - started_s
@@ -145,8 +149,8 @@ def _show_speed(client: EmbeddingClient, show: Callable[[str], None]) -> None:
     show(f"throughput {tokens / seconds:.0f} tokens/s    {len(texts) / seconds:.0f} texts/s")
 
 
-def _tokens(metrics_url: str) -> tuple[int, int]:
-    """Computed and real tokens of the encoder, from Triton's metrics."""
+def _tokens(metrics_url: str) -> tuple[int, int, int]:
+    """Computed, real and shared tokens of the encoder, from Triton's metrics."""
     with urllib.request.urlopen(metrics_url, timeout=10) as answer:  # noqa: S310 - our own server
         lines = answer.read().decode().splitlines()
 
@@ -154,4 +158,4 @@ def _tokens(metrics_url: str) -> tuple[int, int]:
         series = [line for line in lines if line.startswith(f"lasttoken_encoder_{name}_total{{")]
         return int(sum(float(line.rsplit(" ", 1)[1]) for line in series))
 
-    return total("computed_tokens"), total("real_tokens")
+    return total("computed_tokens"), total("real_tokens"), total("shared_tokens")

@@ -154,9 +154,15 @@ def export_model(
         "contract": contract,
     }
 
+    shares_prefixes = (
+        contract.attention == "causal" and native is None and runtime.startswith("onnxruntime")
+    )
+
     def build(num_layers: int | None = None) -> ir.Model:
         built = model_graph(checkpoint, **graph_options, num_layers=num_layers).build(
-            rotary_positions=max_batch_tokens, version=__version__
+            rotary_positions=max_batch_tokens,
+            version=__version__,
+            shares_prefixes=shares_prefixes,
         )
         if native is not None:
             use_unsigned_weights(built)

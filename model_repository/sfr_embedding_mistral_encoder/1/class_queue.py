@@ -14,6 +14,7 @@ from itertools import islice
 import numpy as np
 from batch_planner import BatchLimits, CostModel, choose_rows
 from encode_request import Row
+from shared_prefixes import shared_with_first
 
 _WINDOW_BATCHES = 8
 _OVERTAKING_BATCHES = 8
@@ -65,7 +66,10 @@ class ClassQueue:
                 break
             window.append(row)
         lengths = np.fromiter((len(row.tokens) for row in window), np.int64, len(window))
-        return [window[index] for index in choose_rows(lengths, limits, self._cost)]
+        shared = None
+        if self._cost.shares_prefixes and len(window) > 1:
+            shared = shared_with_first([row.tokens for row in window])
+        return [window[index] for index in choose_rows(lengths, limits, self._cost, shared)]
 
     def _is_overdue(self, row: Row) -> bool:
         return row.turn <= self._batches

@@ -19,9 +19,11 @@ class Engine(Protocol):
     Attributes:
         runs_beside: Whether `encode` may also be called while it runs on another thread, with the
             same vectors.
+        shares_prefixes: Whether tokens with which several rows of a batch begin are computed once.
     """
 
     runs_beside: bool
+    shares_prefixes: bool
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
@@ -40,11 +42,14 @@ class Engine(Protocol):
         """
         ...
 
-    def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
-        """Return what `encode` computes for rows of these lengths, padding included.
+    def computed_work(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> ComputedWork:
+        """Return what `encode` computes for these rows, padding included.
 
         Args:
-            row_lengths: ``[B]`` tokens of each row, each at least 1.
+            input_ids: As for `encode`.
+            row_lengths: As for `encode`.
         """
         ...
 

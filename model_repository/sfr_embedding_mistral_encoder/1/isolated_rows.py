@@ -39,7 +39,7 @@ def encode_isolating(
         The rows' results in order, and the work of all tries.
     """
     lengths = np.array([len(tokens) for tokens in row_tokens], np.int32)
-    work = engine.computed_work(lengths)
+    work = engine.computed_work(np.concatenate(row_tokens), lengths)
     try:
         vectors = first_try()
         if vectors.ndim != 2 or len(vectors) != len(lengths):

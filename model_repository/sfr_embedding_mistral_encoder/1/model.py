@@ -53,6 +53,7 @@ class TritonPythonModel:
                 attention_cell_cost=settings.attention_cell_cost,
                 overhead_tokens=settings.batch_overhead_tokens,
                 padded=settings.graph_form == "padded",
+                shares_prefixes=engine.shares_prefixes,
             ),
             max_queue_tokens=settings.max_queue_tokens,
             bulk_queue_fraction=settings.bulk_queue_fraction,

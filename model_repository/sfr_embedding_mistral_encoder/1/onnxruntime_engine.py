@@ -10,6 +10,7 @@ import numpy as np
 from computed_work import ComputedWork, packed_work
 from numpy.typing import NDArray
 from onnxruntime_session import GraphSessions
+from shared_prefixes import share_prefixes
 from streams import ONE_AT_A_TIME, Streams
 
 
@@ -49,6 +50,8 @@ class OnnxRuntimeEngine:
         # Of weights in blocks: one token alone behind so many has other last bits.
         metadata = self._sessions.whole.get_modelmeta().custom_metadata_map
         self._lone_row_modulus = int(metadata.get("lone_row_modulus", "0"))
+        inputs = {node.name for node in self._sessions.whole.get_inputs()}
+        self.shares_prefixes = "token_of_slot" in inputs
         self.dimensions: int = self._sessions.whole.get_outputs()[0].shape[1]
 
     def encode(
@@ -63,22 +66,44 @@ class OnnxRuntimeEngine:
         """See `engine.StreamingEngine.encode_in_stream`."""
         return self._sessions.run_in_stream(self._feeds(input_ids, row_lengths))[: len(row_lengths)]
 
-    def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
+    def computed_work(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
-        return packed_work(self._in_company(row_lengths))
+        feeds = self._feeds(input_ids, row_lengths)
+        return packed_work(feeds["input_ids"], feeds["row_lengths"])
 
     def _feeds(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> dict[str, NDArray[Any]]:
-        computed_lengths = self._in_company(row_lengths)
-        # A row of one token more, where it needs company: any token does.
-        tokens = np.resize(input_ids, int(computed_lengths.sum()))
-        # Only the shape of slots counts: the longest row.
-        slots = np.zeros(int(row_lengths.max()), np.int32)
-        return {"input_ids": tokens, "row_lengths": computed_lengths, "slots": slots}
-
-    def _in_company(self, row_lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        if not self.shares_prefixes:
+            # Only the shape of slots counts: the longest row.
+            slots = np.zeros(int(row_lengths.max()), np.int32)
+            feeds = {"input_ids": input_ids, "row_lengths": row_lengths, "slots": slots}
+        else:
+            shared = share_prefixes(input_ids, row_lengths)
+            feeds = {
+                "input_ids": shared.input_ids,
+                "row_lengths": row_lengths,
+                "token_of_slot": shared.token_of_slot,
+                "slot_of_token": shared.slot_of_token,
+            }
         modulus = self._lone_row_modulus
-        if modulus and int(row_lengths.sum()) % modulus == 1:
-            return np.append(row_lengths, np.int32(1))
-        return row_lengths
+        if modulus and len(feeds["input_ids"]) % modulus == 1:
+            return _in_company(feeds)
+        return feeds
+
+
+def _in_company(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Add a row of one token; any token does."""
+    tokens = len(feeds["input_ids"])
+    more = {
+        "input_ids": np.resize(feeds["input_ids"], tokens + 1),
+        "row_lengths": np.append(feeds["row_lengths"], np.int32(1)),
+    }
+    if "slots" not in feeds:
+        rows = feeds["token_of_slot"]
+        lone_row = np.full((1, rows.shape[1]), tokens, np.int32)
+        more["token_of_slot"] = np.concatenate([rows, lone_row])
+        more["slot_of_token"] = np.append(feeds["slot_of_token"], np.int32(rows.size))
+    return feeds | more

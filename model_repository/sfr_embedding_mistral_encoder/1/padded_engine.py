@@ -36,6 +36,7 @@ class PaddedEngine:
         )
         self.streams = streams.count
         self.runs_beside = runtime == "onnxruntime-cpu"  # on a GPU they would queue up
+        self.shares_prefixes = False
         self.dimensions: int = self._sessions.whole.get_outputs()[0].shape[1]
 
     def encode(
@@ -50,9 +51,11 @@ class PaddedEngine:
         """See `engine.StreamingEngine.encode_in_stream`."""
         return self._sessions.run_in_stream(_feeds(input_ids, row_lengths))
 
-    def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
+    def computed_work(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
-        return padded_work(row_lengths)
+        return padded_work(input_ids, row_lengths)
 
 
 def _feeds(

@@ -47,6 +47,7 @@ class BatchReport:
         rows: Rows of the batch.
         real_tokens: Tokens of its texts.
         computed_tokens: Tokens that the engine computed, padding included.
+        shared_tokens: Tokens that it did not have to compute: another row begins with them too.
         real_attention_cells: Sum of the squared row lengths.
         computed_attention_cells: Attention cells that the engine computed.
         seconds: Time in the engine.
@@ -61,6 +62,7 @@ class BatchReport:
     rows: int
     real_tokens: int
     computed_tokens: int
+    shared_tokens: int
     real_attention_cells: int
     computed_attention_cells: int
     seconds: float
@@ -301,6 +303,7 @@ class Scheduler:
                 rows=len(rows),
                 real_tokens=int(lengths.sum()),
                 computed_tokens=work.tokens,
+                shared_tokens=work.shared_tokens,
                 real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
                 computed_attention_cells=work.attention_cells,
                 seconds=seconds,

@@ -98,6 +98,7 @@ class TensorRTEngine:
         self._plan = plan
         self._cuda = cuda
         self.runs_beside = False  # one context, one stream
+        self.shares_prefixes = False
         self.dimensions: int = plan.dimensions
         self._stream = cuda.new_stream()
         sizes_bytes = {
@@ -127,9 +128,11 @@ class TensorRTEngine:
         """See `engine.Engine.encode`."""
         return self.start(input_ids, row_lengths)()
 
-    def computed_work(self, row_lengths: NDArray[np.int32]) -> ComputedWork:
+    def computed_work(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
-        return packed_work(row_lengths)
+        return packed_work(input_ids, row_lengths)
 
     def start(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]

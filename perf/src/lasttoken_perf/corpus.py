@@ -47,13 +47,17 @@ DISTRIBUTIONS = {
 """Lengths that the commands know by name; ``mixture`` is long-tailed, from queries to documents."""
 
 
-def texts_of(distribution: str, count: int, *, seed: int) -> list[str]:
+def texts_of(
+    distribution: str, count: int, *, seed: int, instruction: str | None = None
+) -> list[str]:
     """Return texts of a named distribution.
 
     Args:
         distribution: One of `DISTRIBUTIONS`.
         count: How many.
         seed: Decides lengths and passages.
+        instruction: Written before each text, as E5-Mistral's and SFR-Embedding-Mistral's queries
+            have theirs (https://huggingface.co/Salesforce/SFR-Embedding-Mistral); None for none.
 
     Raises:
         UnknownWorkload: There is no distribution of that name.
@@ -62,7 +66,10 @@ def texts_of(distribution: str, count: int, *, seed: int) -> list[str]:
         raise UnknownWorkload(
             f"distribution is {distribution!r}; choose one of {', '.join(DISTRIBUTIONS)}"
         )
-    return _texts(DISTRIBUTIONS[distribution], count, seed)
+    texts = _texts(DISTRIBUTIONS[distribution], count, seed)
+    if instruction is None:
+        return texts
+    return [f"Instruct: {instruction}\nQuery: {text}" for text in texts]
 
 
 def long_tailed_texts(

@@ -18,6 +18,7 @@ class FakeEngine:
     """Records batches; optionally waits at a gate, fails on a token, or gives NaN for one."""
 
     runs_beside = False
+    shares_prefixes = False
 
     def __init__(self, *, poison=None, nan=None, padded=False):
         self.batches = []

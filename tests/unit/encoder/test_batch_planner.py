@@ -88,3 +88,38 @@ def test_similar_lengths_are_preferred_to_older_dissimilar_ones():
 
 def test_a_row_beyond_the_preferred_tokens_goes_alone():
     assert choose([150, 10, 10]) == [0]
+
+
+def choose_sharing(lengths, shared, limits=LIMITS, cost=COST):
+    arrays = np.array(lengths, np.int64), np.array(shared, np.int64)
+    return choose_rows(arrays[0], limits, cost, arrays[1]).tolist()
+
+
+def test_rows_that_begin_as_the_oldest_make_a_fuller_batch():
+    lengths = [25] * 12
+    limits = BatchLimits(preferred_tokens=100, max_rows=99)
+    assert len(choose(lengths, limits)) == 4
+    assert len(choose_sharing(lengths, [0] + [10] * 11, limits)) == 6  # 25 + 5 * 15 tokens
+
+
+def test_tokens_that_are_shared_are_bounded_too():
+    """Attention takes memory for the tokens of every row."""
+    limits = BatchLimits(preferred_tokens=100, max_rows=99)
+    assert len(choose_sharing([25] * 20, [0] + [25] * 19, limits)) == 8  # 200 tokens
+
+
+@given(LENGTHS, st.data())
+def test_limits_hold_for_rows_that_share(lengths, data):
+    shared = [0, *(data.draw(st.integers(0, min(lengths[0], n))) for n in lengths[1:])]
+    chosen = choose_sharing(lengths, shared)
+    assert 0 in chosen
+    assert len(set(chosen)) == len(chosen) <= LIMITS.max_rows
+    computed = sum(lengths[index] - shared[index] for index in chosen)
+    assert computed <= LIMITS.preferred_tokens or chosen == [0]
+    assert sum(lengths[index] for index in chosen) <= 2 * LIMITS.preferred_tokens or chosen == [0]
+
+
+def test_rows_of_the_oldest_ones_prompt_are_cheaper_than_others_of_its_length():
+    """So a batch reaches to where they are."""
+    lengths, shared = [30, 31, 32, 33, 29, 28], [0, 0, 0, 0, 20, 20]
+    assert set(choose_sharing(lengths, shared)) >= {0, 4, 5}

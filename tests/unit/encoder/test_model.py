@@ -20,6 +20,8 @@ DIMENSIONS = 4
 
 
 class UnitEngine(FakeEngine):
+    shares_prefixes = True
+
     def encode(self, input_ids, row_lengths):
         return np.eye(DIMENSIONS, dtype=np.float32)[np.zeros(len(row_lengths), int)]
 
@@ -139,3 +141,8 @@ def test_metrics_that_cannot_be_told_and_a_caller_who_is_gone_harm_no_other(mode
     model.finalize()
     assert [len(request.responses) for request in (bad, good)] == [1, 1]
     assert good.responses[0].error is None
+
+
+def test_batches_are_planned_by_what_the_engine_shares(model):
+    classes = model._scheduler._queue._classes.values()
+    assert all(queue._cost.shares_prefixes for queue in classes)

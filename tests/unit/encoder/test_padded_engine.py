@@ -16,12 +16,15 @@ def test_rows_are_filled_up_behind_their_end():
 
 
 def test_work_counts_tokens_and_cells():
-    lengths = np.array([2, 5, 3], np.int32)
-    assert packed_work(lengths) == ComputedWork(tokens=10, attention_cells=75)
-    assert padded_work(lengths) == ComputedWork(tokens=15, attention_cells=75)
-    assert packed_work(lengths) + padded_work(lengths) == ComputedWork(
+    ids, lengths = np.zeros(10, np.int32), np.array([2, 5, 3], np.int32)
+    assert packed_work(ids, lengths) == ComputedWork(tokens=10, attention_cells=75)
+    assert padded_work(ids, lengths) == ComputedWork(tokens=15, attention_cells=75)
+    assert packed_work(ids, lengths) + padded_work(ids, lengths) == ComputedWork(
         tokens=25, attention_cells=150
     )
+    shared = packed_work(ids[:7], lengths)
+    assert shared == ComputedWork(tokens=7, attention_cells=75, shared_tokens=3)
+    assert (shared + shared).shared_tokens == 6
 
 
 @pytest.fixture
@@ -46,10 +49,10 @@ def engine(tmp_path):
 
 
 def test_the_work_is_that_of_the_tensors_given_to_the_graph(engine):
-    lengths = np.array([2, 5, 3], np.int32)
-    vectors = engine.encode(np.arange(10, dtype=np.int32), lengths)
+    ids, lengths = np.arange(10, dtype=np.int32), np.array([2, 5, 3], np.int32)
+    vectors = engine.encode(ids, lengths)
     assert vectors[:, 0].tolist() == lengths.tolist()
-    assert vectors[:, 1].sum() == engine.computed_work(lengths).tokens
+    assert vectors[:, 1].sum() == engine.computed_work(ids, lengths).tokens
     assert engine.dimensions == 2
 
 

@@ -14,15 +14,18 @@ PREFERRED, MAX_ROWS = 64, 16
 
 def make_queue(
     max_queue_tokens=1000, bulk_queue_fraction=0.5, bulk_every=3, attention_cell_cost=1e-3,
-    padded=False,
+    padded=False, shares_prefixes=False,
 ):  # fmt: skip
     return RowQueue(
         BatchLimits(preferred_tokens=PREFERRED, max_rows=MAX_ROWS),
-        CostModel(attention_cell_cost=attention_cell_cost, overhead_tokens=8, padded=padded),
+        CostModel(
+            attention_cell_cost=attention_cell_cost, overhead_tokens=8, padded=padded,
+            shares_prefixes=shares_prefixes,
+        ),
         max_queue_tokens=max_queue_tokens,
         bulk_queue_fraction=bulk_queue_fraction,
         bulk_every=bulk_every,
-    )
+    )  # fmt: skip
 
 
 def request(lengths, *, bulk=False, **options):
@@ -316,3 +319,14 @@ def test_turns_are_counted_in_whole_batches(in_stream, batches):
     queue.next_batch(0)
     queue.add(after)
     assert after.rows[0].turn - before.rows[0].turn == batches + 1
+
+
+@pytest.mark.parametrize(("shares_prefixes", "rows"), [(False, 3), (True, 5)])
+def test_rows_that_begin_alike_fill_a_batch_with_what_has_to_be_computed(shares_prefixes, rows):
+    queue = make_queue(shares_prefixes=shares_prefixes)
+    prompt = np.arange(10, dtype=np.int32)
+    for number in range(12):  # 20 tokens each, and the first ten of all are the same
+        row = np.concatenate([prompt, np.full(10, 100 + number, np.int32)])
+        queue.add(EncodeRequest([row], lambda answer: None))
+    batch, _ = queue.next_batch(0.0)
+    assert len(batch) == rows  # 64 tokens: 3 times 20, or 20 and 4 times 10

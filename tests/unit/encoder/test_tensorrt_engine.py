@@ -74,7 +74,7 @@ def test_batches_of_any_shape_give_their_rows_vectors(plan_file):
 
 def test_what_is_computed_is_what_the_packed_graph_computes(plan_file):
     engine, _, _ = make_engine(plan_file)
-    work = engine.computed_work(np.array([3, 5], np.int32))
+    work = engine.computed_work(np.zeros(8, np.int32), np.array([3, 5], np.int32))
     assert (work.tokens, work.attention_cells) == (8, 50)
 
 

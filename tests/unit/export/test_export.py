@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lasttoken_export import cli, exporter, repository
@@ -102,6 +103,27 @@ def test_a_repository_holds_all_that_the_server_needs(folder, tmp_path):
     assert (card["opening_ids"], card["closing_ids"], card["vocab_size"]) == ([256], [257], 259)
     assert (card["matryoshka"], card["default_prompt_name"]) == (None, None)
     assert set(card["sha256"]) >= {"small_encoder/1/encoder.onnx.data"}
+
+
+def inputs_of(graph):
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return {node.name for node in session.get_inputs()}
+
+
+@pytest.mark.parametrize("encoder", ["python", "native"])
+def test_only_the_scheduler_is_given_a_graph_of_rows_that_share_tokens(folder, tmp_path, encoder):
+    """Triton's own backends can form no such indices."""
+    export(folder, tmp_path / "repository", encoder=encoder)
+    found = inputs_of(tmp_path / "repository/small_encoder/1/encoder.onnx")
+    indices = {"token_of_slot", "slot_of_token"} if encoder == "python" else {"slots"}
+    assert found == {"input_ids", "row_lengths", *indices}
+
+
+def test_a_model_of_both_directions_shares_nothing(folder, tmp_path):
+    entry = dataclasses.replace(make_entry(), attention="bidirectional")
+    export_model(open_checkpoint(folder), entry, ExportOptions(output=tmp_path / "repository"))
+    found = inputs_of(tmp_path / "repository/small_encoder/1/encoder.onnx")
+    assert found == {"input_ids", "row_lengths", "slots"}
 
 
 def test_the_written_weights_are_the_checkpoints(folder, tmp_path):

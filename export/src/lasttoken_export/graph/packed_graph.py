@@ -18,7 +18,11 @@ from lasttoken_export.graph.builder import GraphBuilder
 from lasttoken_export.graph.linear import LinearLayers
 from lasttoken_export.graph.linear_blocks import LinearBlocks
 from lasttoken_export.graph.linear_layer import Fold, LinearLayer
-from lasttoken_export.graph.packed_rows import PackedRows, build_packed_rows
+from lasttoken_export.graph.packed_rows import (
+    PackedRows,
+    build_packed_rows,
+    build_shared_rows,
+)
 from lasttoken_export.graph.pooling import (
     build_l2_normalize,
     build_layer_norm,
@@ -136,25 +140,41 @@ class PackedGraph(ABC):
         rounds_words = not PRECISIONS[precision].is_float and target == "onnxruntime"
         self._rounded_words = PRECISIONS[precision].weights if rounds_words else None
 
-    def build(self, *, rotary_positions: int, version: str) -> ir.Model:
+    def build(
+        self, *, rotary_positions: int, version: str, shares_prefixes: bool = False
+    ) -> ir.Model:
         """Return the model; its weights are read only when it is saved.
 
         Args:
             rotary_positions: Rows of the cos/sin caches. ONNX Runtime refuses a run whose packed
                 token count exceeds them, whatever the positions, so this bounds a batch's tokens.
             version: Recorded as the producer's version.
+            shares_prefixes: Whether rows may share tokens.
 
         Returns:
             Inputs ``input_ids [tokens] int32``, ``row_lengths [rows] int32``,
-            ``slots [longest_row] int32`` (only its shape counts); output
-            ``embedding [rows, hidden] float32``, L2-normalised.
+            ``slots [longest_row] int32`` (only its shape counts), or, of rows that share tokens, in
+            place of the last ``token_of_slot [rows, longest_row] int32`` and
+            ``slot_of_token [tokens] int32``; output ``embedding [rows, hidden] float32``,
+            L2-normalised.
+
+        Raises:
+            ValueError: Rows shall share tokens, but attention is not causal.
         """
         graph = self._graph
         dimensions = self._checkpoint.config.hidden_size
         input_ids = graph.input("input_ids", ir.DataType.INT32, ["tokens"])
         row_lengths = graph.input("row_lengths", ir.DataType.INT32, ["rows"])
-        slots = graph.input("slots", ir.DataType.INT32, ["longest_row"])
-        rows = build_packed_rows(graph, input_ids, row_lengths, slots)
+        if shares_prefixes:
+            if self._contract.attention != "causal":
+                raise ValueError("only a causal model's rows share what they begin with")
+            shape = ["rows", "longest_row"]
+            token_of_slot = graph.input("token_of_slot", ir.DataType.INT32, shape)
+            slot_of_token = graph.input("slot_of_token", ir.DataType.INT32, ["tokens"])
+            rows = build_shared_rows(graph, row_lengths, token_of_slot, slot_of_token)
+        else:
+            slots = graph.input("slots", ir.DataType.INT32, ["longest_row"])
+            rows = build_packed_rows(graph, input_ids, row_lengths, slots)
         context = self._context(rows, rotary_positions)
         hidden = self._embeddings(input_ids, rows)
         last = self._num_layers - 1

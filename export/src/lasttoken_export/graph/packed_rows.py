@@ -115,6 +115,56 @@ def build_packed_rows(
         )
 
 
+def build_shared_rows(
+    graph: GraphBuilder, row_lengths: ir.Value, token_of_slot: ir.Value, slot_of_token: ir.Value
+) -> PackedRows:
+    """Record the indices of rows that share tokens, which whoever runs the graph has found.
+
+    Only a causal model's rows share tokens. The indices must be those of shared_prefixes.py of the
+    server: a token that is another's prefix in two rows stands in both at the same place.
+
+    Args:
+        graph: Graph under construction.
+        row_lengths: ``[B]`` int32, each at least 1, at most S.
+        token_of_slot: ``[B, S]`` int32, behind a row's end that of its last token.
+        slot_of_token: ``[T]`` int32, of the slots that show the token any.
+    """
+    with graph.scope("shared_rows"):
+        zero = graph.constant(np.asarray(0, np.int64))
+        axis_0 = graph.constant(np.asarray([0], np.int64))
+
+        def as_int64(value: ir.Value, name: str) -> ir.Value:
+            return graph.op("Cast", [value], name, {"to": ir.DataType.INT64})
+
+        tokens = as_int64(token_of_slot, "token_of_slot")  # [B, S]
+        slots = as_int64(slot_of_token, "slot_of_token")  # [T]
+        lengths = as_int64(row_lengths, "lengths")  # [B]
+        slot_count = graph.op("Shape", [token_of_slot], "slot_count", {"start": 1})  # [1]
+        position = graph.op("Mod", [slots, slot_count], "position")  # [T]
+        ones = graph.op(
+            "ConstantOfShape",
+            [slot_count],
+            "slot_ones",
+            {"value": ir.tensor(np.ones(1, np.int64))},  # type: ignore[dict-item, unused-ignore]
+        )
+        return PackedRows(
+            lengths=lengths,
+            first_tokens=graph.op("Gather", [tokens, zero], "first_tokens", {"axis": 1}),
+            # What stands behind a row's end is its last token, and so is its last slot.
+            last_tokens=graph.op(
+                "Gather",
+                [tokens, graph.constant(np.asarray(-1, np.int64))],
+                "last_tokens",
+                {"axis": 1},
+            ),
+            slot_numbers=graph.op("CumSum", [ones, zero], "slot_numbers", {"exclusive": 1}),
+            slot_count=slot_count,
+            positions=graph.op("Unsqueeze", [position, axis_0], "positions"),
+            token_of_slot=tokens,
+            slot_of_token=slots,
+        )
+
+
 def build_slot_mask(graph: GraphBuilder, rows: PackedRows) -> ir.Value:
     """Record which slots hold a token of their row: ``[B, S]`` bool."""
     with graph.scope("packed_rows"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, whole_number
+from lasttoken_perf.corpus import DISTRIBUTIONS
 from lasttoken_perf.peers.compare import CompareOptions, run_compare
 from lasttoken_perf.peers.contestants import PEERS
 from lasttoken_perf.peers.other_load import OTHER_CORES_BAR
@@ -22,8 +23,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"whom to compare with: {', '.join(map(repr, names))} (all)",
     )  # fmt: skip
     parser.add_argument(
-        "--texts", type=whole_number(), default=96, help="of the mixture (%(default)s)"
-    )
+        "--texts", type=whole_number(), default=96,
+        help="of the corpus and the mixed load (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--distribution", choices=DISTRIBUTIONS, default="mixture",
+        help="lengths of these texts (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--instruction", metavar="TEXT",
+        help="written before every text and query, as queries of instructed models have it (none)",
+    )  # fmt: skip
     parser.add_argument(
         "--queries", type=whole_number(), default=20, help="short ones (%(default)s)"
     )
@@ -45,6 +55,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             precision=options.precision,
             peers=options.peers,
             texts=options.texts,
+            distribution=options.distribution,
+            instruction=options.instruction,
             queries=options.queries,
             repeats=options.repeats,
             clients=options.clients,

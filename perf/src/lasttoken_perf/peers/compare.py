@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ class CompareOptions:
         model: Catalogue name.
         precision: Of our export.
         peers: Names of `PEERS`.
-        texts: Texts of the mixture.
+        texts: Texts of the corpus and of the mixed load.
+        distribution: Their lengths, one of `DISTRIBUTIONS`.
+        instruction: Written before every text and query; None for none.
         queries: Short queries of the single load.
         repeats: Timed runs of every contestant and load, alternating.
         clients: Requests at a time of the mixed load.
@@ -65,6 +68,8 @@ class CompareOptions:
     precision: str = "fp32"
     peers: Sequence[str] = tuple(peer.name for peer in PEERS)
     texts: int = 96
+    distribution: str = "mixture"
+    instruction: str | None = None
     queries: int = 20
     repeats: int = 3
     clients: int = 64
@@ -95,8 +100,9 @@ def run_compare(
         checkpoint = open_checkpoint(entry.source, cache_folder=options.cache_folder)
         repository = folder / "repository"
         name = _export(checkpoint, entry, options.precision, repository, say)
-        texts = texts_of("mixture", options.texts, seed=options.seed)
-        queries = texts_of("queries", options.queries, seed=options.seed)
+        draw = partial(texts_of, seed=options.seed, instruction=options.instruction)
+        texts = draw(options.distribution, options.texts)
+        queries = draw("queries", options.queries)
         tokenizer = repository / f"{name}{TOKENIZER}" / "1"
         token_ids, rendered = tokenize(tokenizer, texts)
         query_ids, rendered_queries = tokenize(tokenizer, queries)
@@ -140,6 +146,7 @@ def run_compare(
             query_tokens=sum(map(len, query_ids)),
             dimensions=checkpoint.config.hidden_size,
             clients=options.clients,
+            distribution=options.distribution,
         )
         agreement = agree(contestants, work.dimensions, say, fp32=exact)
         timing = Timing(failed=agreement.wrong)
@@ -151,7 +158,8 @@ def run_compare(
                 rows=timing.rows,
                 model={"name": options.model, "triton_name": name, "precision": options.precision},
                 workload={
-                    "distribution": "mixture",
+                    "distribution": options.distribution,
+                    "instruction": options.instruction,
                     "seed": options.seed,
                     "texts": len(texts),
                     "tokens": sum(lengths),

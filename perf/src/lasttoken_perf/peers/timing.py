@@ -29,6 +29,7 @@ class Work:
         query_tokens: Of these, together.
         dimensions: Of a vector.
         clients: Requests at a time of the mixed load.
+        distribution: Lengths of the texts.
     """
 
     texts: int
@@ -37,6 +38,7 @@ class Work:
     query_tokens: int
     dimensions: int
     clients: int
+    distribution: str = "mixture"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def _row(contestant: Contestant, load: str, repeat: int, run: PeerRun, work: Wor
         "subject": contestant.name,
         "version": contestant.version,
         "precision": contestant.precision,
-        "distribution": "queries" if single else "mixture",
+        "distribution": "queries" if single else work.distribution,
         "load": load,
         "repeat": repeat,
         "seconds": run.seconds,
