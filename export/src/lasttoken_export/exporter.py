@@ -127,11 +127,14 @@ def export_model(
     model = entry.triton_name if options.triton_name is None else options.triton_name
     check_output(options.output, model)
     texts = open_texts(options.precision, options.quality)
+    # The backends that run a native encoder can form no such indices.
+    shares_prefixes = contract.attention == "causal" and native is None
     profile = PlanProfile(
         max_batch_tokens=max_batch_tokens,
         max_rows=MAX_ROWS if native is None else native.max_batch_size,
         max_length=max_length,
         usual_batch_tokens=min(preferred_tokens, max_batch_tokens),
+        shares_prefixes=shares_prefixes,
     )
     plan_options = prepare_plan(options.runtime, options.precision, options.plan, profile=profile)
     calibration = None
@@ -153,10 +156,6 @@ def export_model(
         "safe": entry.precisions,
         "contract": contract,
     }
-
-    shares_prefixes = (
-        contract.attention == "causal" and native is None and runtime.startswith("onnxruntime")
-    )
 
     def build(num_layers: int | None = None) -> ir.Model:
         built = model_graph(checkpoint, **graph_options, num_layers=num_layers).build(

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from computed_work import ComputedWork, packed_work
+from graph_inputs import graph_inputs, has_shared_inputs
 from numpy.typing import NDArray
 from onnxruntime_session import GraphSessions
-from shared_prefixes import share_prefixes
 from streams import ONE_AT_A_TIME, Streams
 
 
@@ -50,8 +50,8 @@ class OnnxRuntimeEngine:
         # Of weights in blocks: one token alone behind so many has other last bits.
         metadata = self._sessions.whole.get_modelmeta().custom_metadata_map
         self._lone_row_modulus = int(metadata.get("lone_row_modulus", "0"))
-        inputs = {node.name for node in self._sessions.whole.get_inputs()}
-        self.shares_prefixes = "token_of_slot" in inputs
+        inputs = self._sessions.whole.get_inputs()
+        self.shares_prefixes = has_shared_inputs(node.name for node in inputs)
         self.dimensions: int = self._sessions.whole.get_outputs()[0].shape[1]
 
     def encode(
@@ -76,18 +76,7 @@ class OnnxRuntimeEngine:
     def _feeds(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> dict[str, NDArray[Any]]:
-        if not self.shares_prefixes:
-            # Only the shape of slots counts: the longest row.
-            slots = np.zeros(int(row_lengths.max()), np.int32)
-            feeds = {"input_ids": input_ids, "row_lengths": row_lengths, "slots": slots}
-        else:
-            shared = share_prefixes(input_ids, row_lengths)
-            feeds = {
-                "input_ids": shared.input_ids,
-                "row_lengths": row_lengths,
-                "token_of_slot": shared.token_of_slot,
-                "slot_of_token": shared.slot_of_token,
-            }
+        feeds = graph_inputs(input_ids, row_lengths, shares_prefixes=self.shares_prefixes)
         modulus = self._lone_row_modulus
         if modulus and len(feeds["input_ids"]) % modulus == 1:
             return _in_company(feeds)

@@ -12,6 +12,7 @@ graphs, which hold its address, are given up.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from cuda_device import Cuda
 from device_errors import DeviceError, OutOfDeviceMemory, PlanRefused, ShapeBeyondProfile
 from encoder_settings import EncoderSettings
 from graph_cache import GraphCache, Shape
+from graph_inputs import graph_inputs
 from numpy.typing import NDArray
-from tensorrt_plan import INPUTS, OUTPUT, TensorRTPlan, import_package
+from tensorrt_plan import OUTPUT, TensorRTPlan, import_package
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +40,7 @@ _SCRATCH_STEP_BYTES = 32 * 2**20
 class _HostSet:
     """Page-locked memory of one batch in flight."""
 
-    input_ids: NDArray[np.int32]  # [max_tokens]
-    row_lengths: NDArray[np.int32]  # [max_rows]
+    inputs: dict[str, NDArray[np.int32]]  # as large as the profile, flattened
     embedding: NDArray[np.float32]  # [max_rows, D]
     done: Any
     in_use: bool = False
@@ -98,18 +99,16 @@ class TensorRTEngine:
         self._plan = plan
         self._cuda = cuda
         self.runs_beside = False  # one context, one stream
-        self.shares_prefixes = False
+        self.shares_prefixes = plan.shares_prefixes
         self.dimensions: int = plan.dimensions
         self._stream = cuda.new_stream()
-        sizes_bytes = {
-            "input_ids": 4 * plan.max_tokens,
-            "row_lengths": 4 * plan.max_rows,
-            "slots": 4 * plan.max_length,
-            OUTPUT: 4 * plan.max_rows * plan.dimensions,
-        }
-        self._addresses = {name: cuda.allocate(size) for name, size in sizes_bytes.items()}
+        largest = plan.input_shapes((plan.max_tokens, plan.max_rows, plan.max_length))
+        self._lengths = {name: math.prod(shape) for name, shape in largest.items()}
+        lengths = {**self._lengths, OUTPUT: plan.max_rows * plan.dimensions}
+        self._addresses = {name: cuda.allocate(4 * length) for name, length in lengths.items()}
         # Only its shape counts; cleared so that no run depends on what the memory held.
-        cuda.clear(self._addresses["slots"], sizes_bytes["slots"], self._stream)
+        if slots := self._lengths.pop("slots", None):
+            cuda.clear(self._addresses["slots"], 4 * slots, self._stream)
         self._host_sets = [self._new_host_set() for _ in range(2)]
         self._scratch, self._scratch_bytes = 0, 0
         self._context = self._new_context()
@@ -132,7 +131,8 @@ class TensorRTEngine:
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> ComputedWork:
         """See `engine.Engine.computed_work`."""
-        return packed_work(input_ids, row_lengths)
+        inputs = graph_inputs(input_ids, row_lengths, shares_prefixes=self.shares_prefixes)
+        return packed_work(inputs["input_ids"], row_lengths)
 
     def start(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
@@ -144,18 +144,19 @@ class TensorRTEngine:
             OutOfDeviceMemory: Its activations do not fit.
             DeviceError: CUDA or TensorRT reports an error.
         """
-        shape = (len(input_ids), len(row_lengths), int(row_lengths.max()))
+        inputs = graph_inputs(input_ids, row_lengths, shares_prefixes=self.shares_prefixes)
+        shape = (len(inputs["input_ids"]), len(row_lengths), int(row_lengths.max()))
         self._check_shape(shape)
         host = next((candidate for candidate in self._host_sets if not candidate.in_use), None)
         if host is None:
             raise RuntimeError("two batches are in flight already; fetch one's vectors first")
-        tokens, rows, _ = shape
-        host.input_ids[:tokens] = input_ids
-        host.row_lengths[:rows] = row_lengths
+        rows = len(row_lengths)
         cuda, stream = self._cuda, self._stream
         try:
-            cuda.copy_in(self._addresses["input_ids"], host.input_ids[:tokens], stream)
-            cuda.copy_in(self._addresses["row_lengths"], host.row_lengths[:rows], stream)
+            for name, memory in host.inputs.items():
+                filled = memory[: inputs[name].size]
+                filled[:] = inputs[name].ravel()
+                cuda.copy_in(self._addresses[name], filled, stream)
             self._compute(shape)
             cuda.copy_out(host.embedding[:rows], self._addresses[OUTPUT], stream)
             cuda.record(host.done, stream)
@@ -177,8 +178,9 @@ class TensorRTEngine:
     def _new_host_set(self) -> _HostSet:
         plan, cuda = self._plan, self._cuda
         return _HostSet(
-            input_ids=cuda.pinned((plan.max_tokens,), np.int32),
-            row_lengths=cuda.pinned((plan.max_rows,), np.int32),
+            inputs={
+                name: cuda.pinned((length,), np.int32) for name, length in self._lengths.items()
+            },
             embedding=cuda.pinned((plan.max_rows, plan.dimensions), np.float32),
             done=cuda.new_event(),
         )
@@ -234,8 +236,8 @@ class TensorRTEngine:
 
     def _set_shapes(self, context: Any, shape: Shape) -> None:
         """Tell a context its shapes, and give it as much scratch memory as they need."""
-        for name, length in zip(INPUTS, shape, strict=True):
-            self._plan.check(context.set_input_shape(name, (length,)), f"{length} for {name}")
+        for name, lengths in self._plan.input_shapes(shape).items():
+            self._plan.check(context.set_input_shape(name, lengths), f"{lengths} for {name}")
         needed_bytes = context.update_device_memory_size_for_shapes()
         if needed_bytes > self._scratch_bytes:
             self._grow_scratch(needed_bytes)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from device_errors import DeviceFailed, MissingPackage, OutOfDeviceMemory, PlanRefused
+from graph_cache import Shape
+from graph_inputs import PLAIN_INPUTS, SHARED_INPUTS, has_shared_inputs
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +24,6 @@ _INSTALL = {
     "tensorrt-rtx": "pip install 'tensorrt-rtx-cu13>=1.7'",
     "cuda": "pip install 'cuda-bindings>=13'",
 }
-INPUTS = ("input_ids", "row_lengths", "slots")
 OUTPUT = "embedding"
 
 
@@ -78,7 +79,8 @@ class TensorRTPlan:
         max_tokens: Most tokens of a batch.
         max_rows: Most rows of a batch.
         max_length: Longest row.
-        usual: Lengths of the three inputs that the plan is tuned for.
+        usual: Tokens, rows and longest row that the plan is tuned for.
+        shares_prefixes: Whether the graph's rows share tokens; see graph_inputs.py.
         dimensions: Elements of a vector.
         captures_by_itself: Whether the library makes CUDA graphs of frequent shapes on its own.
 
@@ -117,14 +119,11 @@ class TensorRTPlan:
         names = {
             self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)
         }
-        if names != {*INPUTS, OUTPUT}:
+        if names not in ({*PLAIN_INPUTS, OUTPUT}, {*SHARED_INPUTS, OUTPUT}):
             raise PlanRefused(f"{plan} has the tensors {sorted(names)}: not an encoder's plan")
-        bounds = {
-            name: [shape[0] for shape in self._engine.get_tensor_profile_shape(name, 0)]
-            for name in INPUTS
-        }
-        self.max_tokens, self.max_rows, self.max_length = (bounds[name][2] for name in INPUTS)
-        self.usual = (bounds["input_ids"][1], bounds["row_lengths"][1], bounds["slots"][1])
+        self.shares_prefixes = has_shared_inputs(names)
+        _, self.usual, highest = (self._batch_shape(which) for which in range(3))
+        self.max_tokens, self.max_rows, self.max_length = highest
         self.dimensions = int(self._engine.get_tensor_shape(OUTPUT)[1])
         if self._engine.streamable_weights_size:
             # Before any context: it decides what stays on the GPU.
@@ -136,6 +135,27 @@ class TensorRTPlan:
                 budget / 1e9,
             )
         self.captures_by_itself = hasattr(trt, "CudaGraphStrategy")
+
+    def _batch_shape(self, which: int) -> Shape:
+        """Tokens, rows and longest row of the profile's lowest, usual or highest shapes."""
+
+        def last(name: str) -> int:
+            return int(self._engine.get_tensor_profile_shape(name, 0)[which][-1])
+
+        longest = last("token_of_slot" if self.shares_prefixes else "slots")
+        return last("input_ids"), last("row_lengths"), longest
+
+    def input_shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each input of a batch.
+
+        Args:
+            shape: Its tokens, rows and longest row.
+        """
+        tokens, rows, longest = shape
+        shapes: dict[str, tuple[int, ...]] = {"input_ids": (tokens,), "row_lengths": (rows,)}
+        if self.shares_prefixes:
+            return shapes | {"token_of_slot": (rows, longest), "slot_of_token": (tokens,)}
+        return shapes | {"slots": (longest,)}
 
     def new_context(self) -> Any:
         """Return an execution context whose scratch memory is given to it.

@@ -72,6 +72,7 @@ def main() -> None:
             max_rows=build.max_rows,
             max_length=build.max_length,
             usual_batch_tokens=build.max_batch_tokens,
+            shares_prefixes=True,
         ),
     )
     report = build_plan(Path(build.graph), plan, options)

@@ -146,7 +146,7 @@ def _measure(subject: str, checkpoint: Checkpoint, build: PlanBuild) -> Row:
         target="tensorrt-rtx",
         contract=EmbeddingContract(),
         calibration=PlainCalibration(config, build.precision) if precision.is_calibrated else None,
-    ).build(rotary_positions=build.max_batch_tokens, version="0")
+    ).build(rotary_positions=build.max_batch_tokens, version="0", shares_prefixes=True)
     path = Path(build.graph)
     ir.save(graph, path, external_data=f"{path.name}.data")
     data = path.with_name(f"{path.name}.data")

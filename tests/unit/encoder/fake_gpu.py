@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import math
 import types
 
 import numpy as np
@@ -206,7 +207,23 @@ class FakeCuda:
         return (Error.cudaSuccess,)
 
 
-PROFILE = {"input_ids": (1, 64, 128), "row_lengths": (1, 4, 16), "slots": (1, 16, 64)}
+PROFILE = {
+    "input_ids": ((1,), (64,), (128,)),
+    "row_lengths": ((1,), (4,), (16,)),
+    "slots": ((1,), (16,), (64,)),
+}
+SHARED_PROFILE = {
+    "input_ids": PROFILE["input_ids"],
+    "row_lengths": PROFILE["row_lengths"],
+    "token_of_slot": ((1, 1), (4, 16), (16, 64)),
+    "slot_of_token": PROFILE["input_ids"],
+}
+
+
+def batch_shape(shapes):
+    """Tokens, rows and longest row."""
+    longest = shapes["token_of_slot" if "token_of_slot" in shapes else "slots"][-1]
+    return shapes["input_ids"][0], shapes["row_lengths"][0], longest
 
 
 class Logger:
@@ -227,10 +244,13 @@ class FakeContext:
         self.runs = 0
 
     def set_input_shape(self, name, shape):
-        lowest, _, highest = PROFILE[name]
-        if not lowest <= shape[0] <= highest:
+        lowest, _, highest = self._engine.profile[name]
+        if len(shape) != len(lowest):
+            raise Misuse(f"{name} has {len(lowest)} dimensions, not {len(shape)}")
+        bounded = zip(lowest, shape, highest, strict=True)
+        if not all(low <= length <= high for low, length, high in bounded):
             return False
-        self._shapes[name] = shape[0]
+        self._shapes[name] = tuple(shape)
         self._scratch = (0, 0)  # new shapes want it said again
         return True
 
@@ -246,9 +266,9 @@ class FakeContext:
 
     def execute_async_v3(self, stream_handle):
         cuda = self._engine.cuda
-        if set(self._shapes) != set(PROFILE):
+        if set(self._shapes) != set(self._engine.profile):
             raise Misuse("run without the shapes of all inputs")
-        if set(self._addresses) != {*PROFILE, "embedding"}:
+        if set(self._addresses) != {*self._engine.profile, "embedding"}:
             raise Misuse("run without the addresses of all tensors")
         if cuda.capturing is not None and not self.runs:
             raise Misuse("captured before a first run: TensorRT still sets the context up")
@@ -257,7 +277,7 @@ class FakeContext:
         self.runs += 1
         shapes, addresses, scratch = dict(self._shapes), dict(self._addresses), self._scratch
         cuda.put(lambda: self._compute(shapes, addresses, scratch))
-        cuda.log.append(("enqueue", tuple(shapes.values())))
+        cuda.log.append(("enqueue", batch_shape(shapes)))
         return True
 
     def _compute(self, shapes, addresses, scratch):
@@ -265,8 +285,9 @@ class FakeContext:
         cuda._within(cuda.device, scratch[0], engine.scratch_bytes(shapes), "scratch memory")
         if scratch[1] < engine.scratch_bytes(shapes):
             raise Misuse("the scratch memory is too small for the shapes")
-        rows = shapes["row_lengths"]
-        sizes = {**shapes, "embedding": rows * DIMENSIONS}
+        tokens, rows, longest = batch_shape(shapes)
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        sizes["embedding"] = rows * DIMENSIONS
         for name, length in sizes.items():
             cuda._within(cuda.device, addresses[name], 4 * length, name)
 
@@ -274,15 +295,23 @@ class FakeContext:
             memory = (ctypes.c_byte * (4 * sizes[name])).from_address(addresses[name])
             return np.frombuffer(memory, dtype)
 
-        lengths = array("row_lengths", np.int32)
-        if lengths.sum() != shapes["input_ids"] or lengths.max() != shapes["slots"]:
+        ids, lengths = array("input_ids", np.int32), array("row_lengths", np.int32)
+        if lengths.max() != longest:
             raise Misuse(f"rows of {lengths} in a batch of shapes {shapes}")
-        if array("slots", np.int32).any():
-            raise Misuse("slots was not cleared")
-        parts = np.split(array("input_ids", np.int32), np.cumsum(lengths)[:-1])
+        if "slots" in shapes:
+            if lengths.sum() != tokens:
+                raise Misuse(f"rows of {lengths} in a batch of shapes {shapes}")
+            if array("slots", np.int32).any():
+                raise Misuse("slots was not cleared")
+            parts = np.split(ids, np.cumsum(lengths)[:-1])
+        else:
+            token_of_slot = array("token_of_slot", np.int32).reshape(rows, longest)
+            if token_of_slot.ravel()[array("slot_of_token", np.int32)].tolist() != [*range(tokens)]:
+                raise Misuse("a token's slot shows another")
+            parts = [ids[row[:n]] for row, n in zip(token_of_slot, lengths, strict=True)]
         vectors = np.stack([vector_of(part) for part in parts])
         array("embedding", np.float32)[:] = vectors.ravel()
-        engine.computed.append(tuple(shapes.values()))
+        engine.computed.append((tokens, rows, longest))
         # Scratch memory is written to: it may not be anybody else's.
         ctypes.memset(scratch[0], 0x77, engine.scratch_bytes(shapes))
 
@@ -290,23 +319,25 @@ class FakeContext:
 class FakeEngine:
     """Stands for ``trt.ICudaEngine``."""
 
-    def __init__(self, cuda, streamable=0):
+    def __init__(self, cuda, streamable=0, profile=PROFILE):
         self.cuda = cuda
+        self.profile = profile
         self.streamable_weights_size = streamable
         self.weight_streaming_budget_v2 = None
-        self.num_io_tensors = 4
+        self.num_io_tensors = len(profile) + 1
         self.computed, self.contexts = [], []
         self.fails = False
         self.refuses_contexts = False
 
     def scratch_bytes(self, shapes):
-        return 1024 * shapes["row_lengths"] * shapes["slots"]
+        _, rows, longest = batch_shape(shapes)
+        return 1024 * rows * longest
 
     def get_tensor_name(self, index):
-        return [*PROFILE, "embedding"][index]
+        return [*self.profile, "embedding"][index]
 
     def get_tensor_profile_shape(self, name, profile_index):
-        return [(length,) for length in PROFILE[name]]
+        return list(self.profile[name])
 
     def get_tensor_shape(self, name):
         return (-1, DIMENSIONS)

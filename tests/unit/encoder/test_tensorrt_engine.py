@@ -42,9 +42,11 @@ def plan_file(tmp_path):
     return path
 
 
-def make_engine(plan_file, *, rtx=False, memory_bytes=1 << 40, streamable=0):
+def make_engine(
+    plan_file, *, rtx=False, memory_bytes=1 << 40, streamable=0, profile=fake_gpu.PROFILE
+):
     cuda = FakeCuda(memory_bytes=memory_bytes)
-    fake = FakeEngine(cuda, streamable)
+    fake = FakeEngine(cuda, streamable, profile)
     plan = TensorRTPlan(plan_file, trt=fake_tensorrt(fake, rtx=rtx))
     return TensorRTEngine(plan, Cuda(cuda)), fake, cuda
 
@@ -76,6 +78,51 @@ def test_what_is_computed_is_what_the_packed_graph_computes(plan_file):
     engine, _, _ = make_engine(plan_file)
     work = engine.computed_work(np.zeros(8, np.int32), np.array([3, 5], np.int32))
     assert (work.tokens, work.attention_cells) == (8, 50)
+
+
+def alike(*lengths):
+    """Rows that begin with as many of the same five tokens as they have."""
+    ids, row_lengths = batch(*lengths)
+    rows = np.split(ids, np.cumsum(row_lengths)[:-1])
+    for row in rows:
+        row[:5] = range(1, 1 + min(5, len(row)))  # parts of ids
+    return ids, row_lengths
+
+
+def test_rows_that_begin_alike_share_tokens_where_the_plan_can(plan_file):
+    engine, fake, cuda = make_engine(plan_file, profile=fake_gpu.SHARED_PROFILE)
+    assert engine.shares_prefixes
+    for lengths in [(3,), (9, 12, 5), (64, 64), (7,) * 16, (3, 40, 20)]:
+        ids, row_lengths = alike(*lengths)
+        vectors = engine.encode(ids, row_lengths)
+        np.testing.assert_array_equal(vectors, expected(ids, row_lengths))
+    cuda.log.clear()
+    ids, row_lengths = alike(9, 12, 5)
+    engine.encode(ids, row_lengths)
+    tokens = 5 + 4 + 7
+    assert fake.computed[-1] == (tokens, 3, 12)
+    assert cuda.log == [
+        ("in", 4 * tokens),
+        ("in", 4 * 3),
+        ("in", 4 * 3 * 12),
+        ("in", 4 * tokens),
+        ("enqueue", (tokens, 3, 12)),
+        ("out", 4 * 3 * 4),
+    ]
+    work = engine.computed_work(ids, row_lengths)
+    assert (work.tokens, work.shared_tokens) == (tokens, 10)
+    plain, _, _ = make_engine(plan_file)
+    assert not plain.shares_prefixes
+    assert plain.computed_work(ids, row_lengths).tokens == 26
+
+
+def test_a_batch_is_within_the_profile_by_the_tokens_that_are_computed(plan_file):
+    engine, _, _ = make_engine(plan_file, profile=fake_gpu.SHARED_PROFILE)
+    ids = np.tile(np.arange(1, 61, dtype=np.int32), 4)  # one text four times: 240 tokens, bound 128
+    lengths = np.full(4, 60, np.int32)
+    np.testing.assert_array_equal(engine.encode(ids, lengths), expected(ids, lengths))
+    with pytest.raises(ShapeBeyondProfile, match="240 tokens in 4 rows"):
+        make_engine(plan_file)[0].encode(ids, lengths)
 
 
 def test_buffers_and_stream_are_made_once(plan_file):
@@ -429,7 +476,7 @@ def test_the_fakes_have_no_call_that_the_real_libraries_lack():
         (fake_gpu.FakeContext(None), trt.IExecutionContext),
     ):
         names = {name for name in dir(fake) if not name.startswith("_")}
-        assert names - ours - {"scratch_bytes"} <= set(dir(real_class))
+        assert names - ours - {"scratch_bytes", "profile"} <= set(dir(real_class))
     assert trt.ExecutionContextAllocationStrategy.USER_MANAGED is not None
     assert trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE is not None
     config = set(dir(trt.IRuntimeConfig))

@@ -190,15 +190,22 @@ def test_too_little_memory_is_told_before_the_build(monkeypatch):
 
 def test_the_profile_bounds_each_input_and_is_tuned_for_full_batches_of_passages():
     assert PROFILE.shapes() == {
-        "input_ids": (1, 8192, 8192),
-        "row_lengths": (1, 32, 256),
-        "slots": (1, 256, 4096),
+        "input_ids": ((1,), (8192,), (8192,)),
+        "row_lengths": ((1,), (32,), (256,)),
+        "slots": ((1,), (256,), (4096,)),
+    }
+    sharing = dataclasses.replace(PROFILE, shares_prefixes=True)
+    assert sharing.shapes() == {
+        "input_ids": ((1,), (8192,), (8192,)),
+        "row_lengths": ((1,), (32,), (256,)),
+        "token_of_slot": ((1, 1), (32, 256), (256, 4096)),
+        "slot_of_token": ((1,), (8192,), (8192,)),
     }
     short = dataclasses.replace(PROFILE, max_length=64, max_rows=8, max_batch_tokens=100)
     assert short.shapes() == {
-        "input_ids": (1, 100, 100),
-        "row_lengths": (1, 1, 8),
-        "slots": (1, 64, 64),
+        "input_ids": ((1,), (100,), (100,)),
+        "row_lengths": ((1,), (1,), (8,)),
+        "slots": ((1,), (64,), (64,)),
     }
 
 

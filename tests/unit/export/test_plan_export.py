@@ -58,11 +58,15 @@ def test_an_export_holds_a_plan_in_place_of_the_graph(folder, tmp_path, monkeypa
     assert plan["build_seconds"] > 0
     assert not plan["from_cache"]
     assert plan["plan_bytes"] == (encoder / "1/encoder.plan").stat().st_size
-    bounds = {name: str(shape[2]) for name, shape in plan["profile"].items()}
-    assert bounds == {
-        "input_ids": parameters["max_batch_tokens"].string_value,
-        "row_lengths": parameters["max_batch_rows"].string_value,
-        "slots": parameters["max_length"].string_value,
+    tokens, rows, longest = (
+        int(parameters[name].string_value)
+        for name in ("max_batch_tokens", "max_batch_rows", "max_length")
+    )
+    assert {name: shapes[2] for name, shapes in plan["profile"].items()} == {
+        "input_ids": [tokens],
+        "row_lengths": [rows],
+        "token_of_slot": [rows, longest],
+        "slot_of_token": [tokens],
     }
     assert "small_encoder/1/encoder.plan" in card["sha256"]
 

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,7 +35,9 @@ pytest.importorskip(
     "tensorrt_rtx", reason="TensorRT-RTX is not installed: make integrations, on x86-64 Linux"
 )
 
-PROFILE = PlanProfile(max_batch_tokens=512, max_rows=64, max_length=128, usual_batch_tokens=512)
+PROFILE = PlanProfile(
+    max_batch_tokens=512, max_rows=64, max_length=128, usual_batch_tokens=512, shares_prefixes=True
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,11 @@ def write_graph(checkpoint, path, precision, *, num_layers=None):
         calibration=PlainCalibration(checkpoint.config, precision)
         if PRECISIONS[precision].is_calibrated
         else None,
-    ).build(rotary_positions=PROFILE.max_batch_tokens, version="test")
+    ).build(
+        rotary_positions=PROFILE.max_batch_tokens,
+        version="test",
+        shares_prefixes=PROFILE.shares_prefixes,
+    )
     ir.save(graph, path, external_data=f"{path.name}.data")
     return path
 
@@ -78,13 +85,8 @@ def graphs(folder, tmp_path_factory):
 
 
 def options(library, precision, *, capability=89, **changes):
-    return PlanOptions(
-        library=library,
-        target=TargetDevice(compute_capability=capability, name=None),
-        precision=precision,
-        profile=PROFILE,
-        **changes,
-    )
+    wanted = {"library": library, "precision": precision, "profile": PROFILE, **changes}
+    return PlanOptions(target=TargetDevice(compute_capability=capability, name=None), **wanted)
 
 
 def matrix_elements(config, layers):
@@ -103,8 +105,11 @@ def test_the_network_has_the_graphs_inputs_and_output(library, graphs):
     network, _parser = parse_network(trt, builder, logger, graphs("fp16"))
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     assert [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in inputs] == [
-        (name, trt.DataType.INT32, (-1,)) for name in ("input_ids", "row_lengths", "slots")
-    ]
+        (name, trt.DataType.INT32, (-1,) * dimensions)
+        for name, dimensions in (
+            ("input_ids", 1), ("row_lengths", 1), ("token_of_slot", 2), ("slot_of_token", 1),
+        )
+    ]  # fmt: skip
     assert network.num_outputs == 1
     output = network.get_output(0)
     assert (output.name, output.dtype) == ("embedding", trt.DataType.FLOAT)
@@ -112,7 +117,7 @@ def test_the_network_has_the_graphs_inputs_and_output(library, graphs):
     assert network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     profile = PROFILE.to_tensorrt(builder)
     for name, bounds in PROFILE.shapes().items():
-        assert [tuple(shape) for shape in profile.get_shape(name)] == [(n,) for n in bounds]
+        assert tuple(tuple(shape) for shape in profile.get_shape(name)) == bounds
 
 
 @pytest.mark.parametrize("capability", [80, 89, 120])
@@ -197,6 +202,7 @@ def test_every_precision_builds_and_computes_in_it(library, graphs, tmp_path, pr
 
 
 def test_calibrated_scales_build_too(library, folder, tmp_path):
+    """And a graph whose rows share nothing, as a model of both directions has it."""
     checkpoint = open_checkpoint(folder)
     random = np.random.default_rng(0)
     rows = [random.integers(0, 259, length, dtype=np.int32) for length in (3, 30, 60)]
@@ -213,7 +219,8 @@ def test_calibrated_scales_build_too(library, folder, tmp_path):
         checkpoint, precision="int8", target="tensorrt", contract=contract, calibration=found
     ).build(rotary_positions=512, version="test")
     ir.save(graph, tmp_path / "encoder.onnx", external_data="encoder.onnx.data")
-    build_plan(tmp_path / "encoder.onnx", tmp_path / "plan", options(library, "int8"))
+    plain = options(library, "int8", profile=replace(PROFILE, shares_prefixes=False))
+    build_plan(tmp_path / "encoder.onnx", tmp_path / "plan", plain)
     contents = read_plan(tmp_path / "plan")
     assert contents.constant_bytes["int8"] > 0
     # Layers that a static scale would spoil stay in half precision.

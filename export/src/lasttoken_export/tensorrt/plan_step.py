@@ -142,7 +142,7 @@ def replace_graph_by_plan(
         "compute_capability": format_capability(options.target.compute_capability),
         "gpu": options.target.name,
         "precision": options.precision,
-        "profile": {name: list(shape) for name, shape in options.profile.shapes().items()},
+        "profile": options.profile.shapes(),
         "weight_streaming": options.weight_streaming,
         "plan_bytes": plan.stat().st_size,
         "build_seconds": round(seconds, 2),

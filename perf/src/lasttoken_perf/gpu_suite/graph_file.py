@@ -34,5 +34,5 @@ def save_packed_graph(
     graph.parent.mkdir(parents=True, exist_ok=True)
     model = model_graph(
         weights, precision=precision, contract=EmbeddingContract(), target=TARGETS[provider]
-    ).build(rotary_positions=_ROTARY_POSITIONS, version="0")
+    ).build(rotary_positions=_ROTARY_POSITIONS, version="0", shares_prefixes=True)
     ir.save(model, graph, external_data=f"{graph.name}.data")

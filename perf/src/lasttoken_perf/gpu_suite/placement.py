@@ -66,12 +66,12 @@ def nodes_by_provider(graph: Path, provider: str) -> dict[str, dict[str, int]]:
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.enable_mem_pattern = False
         session = onnxruntime.InferenceSession(graph, options, providers=[provider])
-        lengths = np.array([5, 3], np.int32)
-        feeds = {
-            "input_ids": np.arange(3, 11, dtype=np.int32),
-            "row_lengths": lengths,
-            "slots": np.zeros(5, np.int32),
-        }
+        inputs = server_module(ENCODER, "graph_inputs")
+        feeds = inputs.graph_inputs(
+            np.arange(3, 11, dtype=np.int32),
+            np.array([5, 3], np.int32),
+            shares_prefixes=inputs.has_shared_inputs(node.name for node in session.get_inputs()),
+        )
         session.run(["embedding"], feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return count_nodes(events)

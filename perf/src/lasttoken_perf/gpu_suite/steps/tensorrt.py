@@ -47,6 +47,7 @@ def run(settings: SuiteSettings) -> StepReport:
         max_rows=MAX_ROWS,
         max_length=longest,
         usual_batch_tokens=settings.batch_tokens,
+        shares_prefixes=True,  # as the exporter writes a causal model's graph
     )
     started_s = time.perf_counter()
     try:
