@@ -120,6 +120,12 @@ def test_texts_have_the_lengths_of_their_distribution(name):
     assert texts != texts_of(name, 200, seed=2)
 
 
+def test_an_instruction_stands_before_each_text_and_changes_none():
+    texts = texts_of("queries", 5, seed=1)
+    instructed = texts_of("queries", 5, seed=1, instruction="Find it")
+    assert instructed == [f"Instruct: Find it\nQuery: {text}" for text in texts]
+
+
 def test_an_unknown_distribution_names_the_known_ones():
     with pytest.raises(UnknownWorkload, match=r"'poems'.*mixture"):
         texts_of("poems", 1, seed=1)

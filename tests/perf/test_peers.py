@@ -180,7 +180,8 @@ def test_nothing_is_compared_with_a_server_that_gives_other_vectors_than_its_eng
         agree([failing(BARE, PeerFailed("gone"))], 2, lambda words: None)
 
 
-WORK = Work(texts=2, tokens=20, queries=2, query_tokens=4, dimensions=2, clients=3)
+WORK = Work(texts=2, tokens=20, queries=2, query_tokens=4, dimensions=2, clients=3,
+            distribution="passages")  # fmt: skip
 
 
 def after(runs, then):
@@ -213,6 +214,7 @@ def test_a_peer_that_dies_while_it_is_timed_costs_its_own_rows_alone():
     }
     assert timing.rows[0]["tokens_per_s"] == 40
     assert (timing.rows[0]["requests"], timing.rows[0]["concurrency"]) == (2, 3)
+    assert {row["distribution"] for row in timing.rows} == {"passages"}
     make_result(kind="peers", what="a test", rows=timing.rows)  # every field is documented
     with pytest.raises(PeerFailed):
         measure([timed(SERVED, after(0, dead))], WORK, Timing(), repeats=1, say=print)

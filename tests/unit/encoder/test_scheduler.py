@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 from batch_planner import BatchLimits, CostModel
+from computed_work import packed_work
 from encode_errors import DeadlineExpired, EngineFailed, InvalidRows, Overloaded, ShuttingDown
 from encode_request import EncodeRequest, ServiceClass
 from hypothesis import given, settings
@@ -195,6 +196,16 @@ def test_the_report_counts_what_the_engine_computed(make):
         report = observer.reports[-1]
         assert (report.real_tokens, report.computed_tokens) == (8, tokens)
         assert (report.real_attention_cells, report.computed_attention_cells) == (34, 50)
+
+
+def test_the_report_counts_what_the_engine_did_not_have_to_compute(make):
+    engine = FakeEngine()
+    engine.computed_work = lambda ids, lengths: packed_work(ids[2:], lengths)
+    scheduler, observer = make(engine)
+    submit(scheduler, rows_of([5])).wait()
+    scheduler.close(drain_timeout_s=5)
+    [report] = observer.reports
+    assert (report.real_tokens, report.computed_tokens, report.shared_tokens) == (5, 3, 2)
 
 
 def test_what_is_tried_again_is_counted_again(make):

@@ -26,7 +26,9 @@ from lasttoken_export.errors import (
 )
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
+from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.quality.quality_options import QualityOptions
+from lasttoken_export.server_modules import server_module
 from lasttoken_export.tensorrt import target as tensorrt_target
 from lasttoken_export.tensorrt.plan_choices import PlanChoices
 from unit.export.checkpoints import CONFIG, tensors, write_folder
@@ -180,6 +182,22 @@ def test_a_weight_that_is_not_the_checkpoints_is_found(folder, tmp_path, monkeyp
     with pytest.raises(VerificationFailed, match=r"down_proj\.weight' .* is not the checkpoint's"):
         export(folder, tmp_path / "repository")
     assert files(tmp_path / "repository") == {}
+
+
+def test_tokens_that_are_shared_by_mistake_are_found(folder, tmp_path, monkeypatch):
+    """The rows that the exporter tries begin alike, as queries do."""
+
+    def mistaken(input_ids, row_lengths, *, shares_prefixes):
+        inputs = graph_inputs(input_ids, row_lengths, shares_prefixes=shares_prefixes)
+        if len(inputs["input_ids"]) < len(input_ids) - 20:  # not those that begin alike by chance
+            inputs["token_of_slot"][:, 3] = inputs["token_of_slot"][:, 2]
+        return inputs
+
+    engine = server_module(ENCODER, "onnxruntime_engine")
+    graph_inputs = engine.graph_inputs
+    monkeypatch.setattr(engine, "graph_inputs", mistaken)
+    with pytest.raises(VerificationFailed, match="stable unit vectors"):
+        export(folder, tmp_path / "repository")
 
 
 def test_a_precision_that_is_not_safe_is_refused(folder, tmp_path):
