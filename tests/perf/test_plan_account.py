@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from lasttoken_export.catalogue import entry, load_catalogue
+from lasttoken_export.model_sources import ENCODER
+from lasttoken_export.server_modules import server_module
 from lasttoken_perf.errors import UnknownModel
+from lasttoken_perf.plan import memory
 from lasttoken_perf.plan.devices import load_devices
 from lasttoken_perf.plan.memory import largest_batch, memory_account
 from lasttoken_perf.plan.model_account import known_models, model_account
@@ -104,6 +107,12 @@ def test_the_memory_account_adds_up_by_hand():
     assert minilm.caches == 0
     # 2 h + q + 2 kv of the packed, 2 q + 2 kv of the gathered tokens beat 2 h + 2 i here.
     assert minilm.activations == 1024 * max(9 * 384, 2 * 384 + 2 * 1536) * 2
+    # Rows that begin alike are gathered with their shared tokens: twice the budget at most.
+    qwen3 = account(model=model_account("qwen3-embedding-0.6b"), tokens=1024, longest=256)
+    packed, gathered = 2 * 1024 + 2048 + 2 * 1024, 2 * 2048 + 2 * 1024
+    assert qwen3.activations == 1024 * (packed + 2 * gathered) * 2
+    planner = server_module(ENCODER, "batch_planner")
+    assert planner.MOST_REAL_TOKENS == memory._MOST_SLOTS == 2
 
 
 @pytest.mark.parametrize("model", ["sfr-embedding-mistral", "bge-m3"])

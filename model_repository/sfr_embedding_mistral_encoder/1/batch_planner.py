@@ -22,7 +22,7 @@ _Counts = TypeVar("_Counts", int, NDArray[np.int64])
 
 _LONGEST_CANDIDATES = 64
 """How many candidates for the longest row are tried; bounds the time of a plan."""
-_MOST_REAL_TOKENS = 2
+MOST_REAL_TOKENS = 2
 """Times the preferred tokens: attention takes memory for every row's tokens, shared or not."""
 
 
@@ -109,7 +109,7 @@ def choose_rows(
     cells = rows * longest.astype(float) ** 2
     per_token = (cost.overhead_tokens + computed + cost.attention_cell_cost * cells) / real_tokens
     allowed = (computed <= limits.preferred_tokens) & (rows <= limits.max_rows)
-    allowed &= real_tokens <= _MOST_REAL_TOKENS * limits.preferred_tokens
+    allowed &= real_tokens <= MOST_REAL_TOKENS * limits.preferred_tokens
     allowed[0, -1] = True  # the oldest row alone
     per_token[~allowed] = np.inf
     best_last, best_first = np.unravel_index(int(np.argmin(per_token)), per_token.shape)

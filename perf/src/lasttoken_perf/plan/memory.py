@@ -10,8 +10,9 @@
 
 T is the token budget of a batch, h the hidden size, q and kv the sizes of queries and of keys, i
 the MLP's inner size. Slots are the rows gathered for attention: as many as tokens where the rows of
-a batch are of one length, which the scheduler comes near to. No score matrix is held: attention is
-fused on every GPU named here.
+a batch are of one length, which the scheduler comes near to; of a causal model at most twice as
+many, where rows share what they begin with. No score matrix is held: attention is fused on every
+GPU named here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_perf.plan.devices import Device
 from lasttoken_perf.plan.model_account import ModelAccount
 from lasttoken_perf.plan.storage import STORAGES, weight_bytes
+
+_MOST_SLOTS = 2
+"""Of a causal model, for each token of the budget: the scheduler's ``MOST_REAL_TOKENS``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,8 @@ def memory_account(
     hidden, queries, inner = config.hidden_size, config.queries_size, config.intermediate_size
     gated = isinstance(config, DecoderConfig) or config.is_nomic
     rotary = isinstance(config, DecoderConfig) or config.is_nomic
-    attention = 2 * hidden + queries + 2 * model.keys_size + 2 * (queries + model.keys_size)
+    slots = _MOST_SLOTS if model.causal else 1
+    attention = 2 * hidden + queries + 2 * model.keys_size + slots * 2 * (queries + model.keys_size)
     mlp = 2 * hidden + (3 if gated else 2) * inner
     return MemoryAccount(
         weights=weight_bytes(model, precision),
