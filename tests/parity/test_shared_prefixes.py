@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -131,12 +133,20 @@ def test_a_row_that_overflows_does_not_spoil_those_that_begin_alike(tmp_path):
     engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
         tmp_path / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=1
     )
-    good, bad, longer = [5, 6, 7, 8], [5, 6, 100, 9], [5, 6, 7, 8, 9, 10, 11]
-    for seed in range(3):
-        vectors = encode_in_batches(engine, [good, bad, longer], 3, seed=seed)
-        assert np.isnan(vectors).all(axis=1).tolist() == [False, True, False]
-        for row, vector in zip((good, longer), vectors[[0, 2]], strict=True):
+    isolated_rows = server_module(ENCODER, "isolated_rows")
+    goods = [[5, 6, 7, 8], [5, 6, 7, 8, 9, 10, 11], [5, 17, 18]]
+    spoiled = []
+    for bad in ([5, 6, 100, 9], [5, 6, 4, 100], [100], [5, 4, 100], goods[0] + [100]):
+        rows = [np.array(row, np.int32) for row in (*goods, bad)]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        first_try = partial(engine.encode, np.concatenate(rows), lengths)
+        spoiled.append(int(np.isnan(first_try()).all(axis=1).sum()))
+        results, work = isolated_rows.encode_isolating(engine, engine.encode, rows, first_try)
+        assert [isinstance(result, Exception) for result in results] == [False] * 3 + [True]
+        for row, vector in zip(goods, results, strict=False):
             np.testing.assert_array_equal(vector, encode_in_batches(engine, [row], 1)[0])
+        assert work.tokens > work_of(engine, rows).tokens  # what is tried again is counted again
+    assert max(spoiled) > 1  # a bad row that lends its attention to others is among these
 
 
 def test_a_model_that_sees_both_directions_shares_nothing(tmp_path):

@@ -56,7 +56,7 @@ class CostModel:
     shares_prefixes: bool = False
 
     def computed_tokens(self, tokens: _Counts, rows: _Counts, longest: _Counts) -> _Counts:
-        """Tokens that are computed for so many rows, of so many tokens in all."""
+        """Tokens that are computed for so many rows, of so many different tokens in all."""
         return rows * longest if self.padded else tokens
 
 
@@ -93,7 +93,9 @@ def choose_rows(
 
     # A batch is the run first..last of the order, with first <= seed <= last.
     last_limit = int(np.searchsorted(before, before[seed] + limits.preferred_tokens, "right")) - 2
-    last_limit = max(seed, min(last_limit, seed + limits.max_rows - 1))
+    most_real = MOST_REAL_TOKENS * limits.preferred_tokens
+    last_real = int(np.searchsorted(real_before, real_before[seed] + most_real, "right")) - 2
+    last_limit = max(seed, min(last_limit, last_real, seed + limits.max_rows - 1))
     first_limit = int(np.searchsorted(before, before[seed + 1] - limits.preferred_tokens, "left"))
     first_limit = min(seed, max(first_limit, seed - limits.max_rows + 1, 0))
     lasts = np.unique(
@@ -109,7 +111,7 @@ def choose_rows(
     cells = rows * longest.astype(float) ** 2
     per_token = (cost.overhead_tokens + computed + cost.attention_cell_cost * cells) / real_tokens
     allowed = (computed <= limits.preferred_tokens) & (rows <= limits.max_rows)
-    allowed &= real_tokens <= MOST_REAL_TOKENS * limits.preferred_tokens
+    allowed &= real_tokens <= most_real
     allowed[0, -1] = True  # the oldest row alone
     per_token[~allowed] = np.inf
     best_last, best_first = np.unravel_index(int(np.argmin(per_token)), per_token.shape)

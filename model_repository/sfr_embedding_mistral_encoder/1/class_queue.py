@@ -12,8 +12,9 @@ from collections import deque
 from itertools import islice
 
 import numpy as np
-from batch_planner import BatchLimits, CostModel, choose_rows
+from batch_planner import MOST_REAL_TOKENS, BatchLimits, CostModel, choose_rows
 from encode_request import Row
+from numpy.typing import NDArray
 from shared_prefixes import shared_with_first
 
 _WINDOW_BATCHES = 8
@@ -48,16 +49,7 @@ class ClassQueue:
         """
         overdue = [row for row in islice(self.rows, limits.max_rows) if self._is_overdue(row)]
         if overdue:
-            fitting, tokens = overdue[:1], len(overdue[0].tokens)
-            longest = tokens
-            for row in overdue[1:]:
-                tokens += len(row.tokens)
-                longest = max(longest, len(row.tokens))
-                computed = self._cost.computed_tokens(tokens, len(fitting) + 1, longest)
-                if computed > limits.preferred_tokens:
-                    break
-                fitting.append(row)
-            return fitting
+            return self._in_order(overdue, limits)
         window: list[Row] = []
         tokens = 0
         for row in islice(self.rows, _MAX_WINDOW_ROWS):
@@ -66,10 +58,29 @@ class ClassQueue:
                 break
             window.append(row)
         lengths = np.fromiter((len(row.tokens) for row in window), np.int64, len(window))
-        shared = None
-        if self._cost.shares_prefixes and len(window) > 1:
-            shared = shared_with_first([row.tokens for row in window])
-        return [window[index] for index in choose_rows(lengths, limits, self._cost, shared)]
+        chosen = choose_rows(lengths, limits, self._cost, self._shared(window))
+        return [window[index] for index in chosen]
+
+    def _shared(self, rows: list[Row]) -> NDArray[np.int64] | None:
+        """Tokens of each row that the batch of the first one has already."""
+        if not self._cost.shares_prefixes or len(rows) == 1:
+            return None
+        return shared_with_first([row.tokens for row in rows])
+
+    def _in_order(self, rows: list[Row], limits: BatchLimits) -> list[Row]:
+        """Fill a batch with the first rows."""
+        shared = self._shared(rows)
+        tokens = real_tokens = longest = 0
+        for index, row in enumerate(rows):
+            length = len(row.tokens)
+            real_tokens += length
+            tokens += length if shared is None else length - int(shared[index])
+            longest = max(longest, length)
+            computed = self._cost.computed_tokens(tokens, index + 1, longest)
+            too_many = real_tokens > MOST_REAL_TOKENS * limits.preferred_tokens
+            if index and (computed > limits.preferred_tokens or too_many):
+                return rows[:index]
+        return rows
 
     def _is_overdue(self, row: Row) -> bool:
         return row.turn <= self._batches

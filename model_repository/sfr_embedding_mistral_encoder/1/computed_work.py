@@ -50,6 +50,7 @@ def padded_work(_input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]) -
     """Work of a padded graph: every row is as long as the longest throughout.
 
     Args:
+        _input_ids: Make no difference.
         row_lengths: ``[B]`` tokens of each row.
     """
     rows, longest = len(row_lengths), int(row_lengths.max())

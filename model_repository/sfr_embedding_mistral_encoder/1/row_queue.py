@@ -78,7 +78,7 @@ class RowQueue:
 
     @property
     def fills_a_batch(self) -> bool:
-        """Whether a batch formed now is as full as waiting could make it."""
+        """Whether a batch formed now is full; rows that share tokens could make it fuller."""
         return self.tokens >= self._limits.preferred_tokens
 
     def fills_streams(self, streams: int) -> bool:

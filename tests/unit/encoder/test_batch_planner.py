@@ -119,6 +119,13 @@ def test_limits_hold_for_rows_that_share(lengths, data):
     assert sum(lengths[index] for index in chosen) <= 2 * LIMITS.preferred_tokens or chosen == [0]
 
 
+@pytest.mark.parametrize(("shared", "rows"), [(25, 40), (20, 40), (0, 20)])
+def test_a_batch_is_filled_whatever_waits(shared, rows):
+    """Not by the way in which its end is looked for: 4,000 texts of 25 tokens, 512 preferred."""
+    limits = BatchLimits(preferred_tokens=512, max_rows=256)
+    assert len(choose_sharing([25] * 4000, [0] + [shared] * 3999, limits)) == rows
+
+
 def test_rows_of_the_oldest_ones_prompt_are_cheaper_than_others_of_its_length():
     """So a batch reaches to where they are."""
     lengths, shared = [30, 31, 32, 33, 29, 28], [0, 0, 0, 0, 20, 20]

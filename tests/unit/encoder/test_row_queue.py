@@ -330,3 +330,26 @@ def test_rows_that_begin_alike_fill_a_batch_with_what_has_to_be_computed(shares_
         queue.add(EncodeRequest([row], lambda answer: None))
     batch, _ = queue.next_batch(0.0)
     assert len(batch) == rows  # 64 tokens: 3 times 20, or 20 and 4 times 10
+
+
+@pytest.mark.parametrize(("shares_prefixes", "rows"), [(False, 3), (True, 5)])
+def test_overdue_rows_that_begin_alike_fill_a_batch_likewise(shares_prefixes, rows):
+    queue = make_queue(shares_prefixes=shares_prefixes)
+    prompt = np.arange(10, dtype=np.int32)
+    for number in range(12):
+        row = np.concatenate([prompt, np.full(10, 100 + number, np.int32)])
+        queue.add(EncodeRequest([row], lambda answer: None))
+    for row in queue._classes[ServiceClass.INTERACTIVE].rows:
+        row.turn = -1
+    batch, _ = queue.next_batch(0.0)
+    assert [row.arrival for row in batch] == list(range(rows))
+
+
+def test_overdue_copies_of_one_text_are_bounded_by_their_tokens():
+    queue = make_queue(shares_prefixes=True)
+    for _ in range(12):
+        queue.add(request([20]))
+    for row in queue._classes[ServiceClass.INTERACTIVE].rows:
+        row.turn = -1
+    batch, _ = queue.next_batch(0.0)
+    assert len(batch) == 6  # 120 of at most twice 64

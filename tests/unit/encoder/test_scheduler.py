@@ -208,6 +208,45 @@ def test_the_report_counts_what_the_engine_did_not_have_to_compute(make):
     assert (report.real_tokens, report.computed_tokens, report.shared_tokens) == (5, 3, 2)
 
 
+def test_a_row_that_overflows_does_not_spoil_those_that_share_tokens_with_it(make):
+    class Sharing(FakeEngine):
+        def encode(self, input_ids, row_lengths):
+            vectors = FakeEngine.encode(self, input_ids, row_lengths)
+            vectors[:] = np.nan if np.isnan(vectors).any() else vectors
+            return vectors
+
+    engine = Sharing(nan=888)
+    engine.computed_work = lambda ids, lengths: packed_work(ids[len(lengths) - 1 :], lengths)
+    scheduler, observer = make(engine)
+    rows = rows_of([4, 5])
+    both = submit(scheduler, rows)
+    np.testing.assert_array_equal(both.wait(), [vector_of(row) for row in rows])
+    engine.gate.clear()
+    hold = submit(scheduler, rows_of([64]))
+    assert engine.running.wait(5)
+    good = submit(scheduler, rows)
+    bad = submit(scheduler, [np.array([888] * 6, np.int32)])
+    engine.gate.set()
+    hold.wait()
+    np.testing.assert_array_equal(good.wait(), [vector_of(row) for row in rows])
+    assert "NaN" in str(bad.wait())
+    scheduler.close(drain_timeout_s=5)
+    assert engine.batches[-4:] == [[4, 5, 6], [4], [5], [6]]
+    assert observer.reports[-1].failed_rows == 1
+
+
+def test_work_that_cannot_be_counted_costs_its_own_rows_alone(make):
+    def fails(ids, lengths):
+        raise MemoryError
+
+    engine = FakeEngine()
+    count, engine.computed_work = engine.computed_work, fails
+    scheduler, _ = make(engine)
+    assert isinstance(submit(scheduler, rows_of([4])).wait(), EngineFailed)
+    engine.computed_work = count
+    assert len(submit(scheduler, rows_of([4])).wait()) == 1
+
+
 def test_what_is_tried_again_is_counted_again(make):
     engine = FakeEngine(poison=999)
     scheduler, observer = make(engine)

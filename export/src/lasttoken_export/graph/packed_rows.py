@@ -1,11 +1,13 @@
 """Index arithmetic of packed rows: from row lengths to positions and gather indices.
 
-A batch is ``input_ids [T]``, its rows back to back, with ``row_lengths [B]``. Token-wise operators
-need no more than that; attention needs to know which token belongs to which row. For it the tokens
-are gathered to ``[B, S]`` (S = longest row) and back. A slot behind the end of its row repeats the
-row's own last token: causal attention never looks ahead, so no real token sees it, and it is
-dropped on the way back. Another row's token would not do: masked attention still multiplies it, by
-zero, and a neighbour that overflowed to infinity or NaN would spoil this row.
+A batch is ``input_ids [T]``, its rows back to back, with ``row_lengths [B]``; or, where rows share
+what they begin with, each such token once, with the indices that say who shows it. Token-wise
+operators need no more than that; attention needs to know which token belongs to which row. For it
+the tokens are gathered to ``[B, S]`` (S = longest row) and back. A slot behind the end of its row
+repeats the row's own last token: causal attention never looks ahead, so no real token sees it, and
+it is dropped on the way back. Another row's token would not do: masked attention still multiplies
+it, by zero, and a neighbour that overflowed to infinity or NaN would spoil this row. For the same
+reason a row that overflows may spoil those that share tokens with it, which the server tries alone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class PackedRows:
         first_tokens: ``[B]`` packed index of each row's first token.
         last_tokens: ``[B]`` packed index of each row's last token.
         token_of_slot: ``[B, S]`` packed index of the token shown in each slot.
-        slot_of_token: ``[T]`` index of each token's slot in the flattened ``[B * S]``.
+        slot_of_token: ``[T]`` index of a slot that shows each token, in the flattened ``[B * S]``.
         slot_numbers: ``[S]`` 0, 1, ...
         slot_count: ``[1]`` S.
     """
@@ -120,18 +122,21 @@ def build_shared_rows(
 ) -> PackedRows:
     """Record the indices of rows that share tokens, which whoever runs the graph has found.
 
-    Only a causal model's rows share tokens. The indices must be those of shared_prefixes.py of the
-    server: a token that is another's prefix in two rows stands in both at the same place.
+    Only a causal model's rows share tokens. The indices are those of the server's
+    shared_prefixes.py: all rows that show a token begin alike up to it, so that it stands at the
+    same place in each.
 
     Args:
         graph: Graph under construction.
         row_lengths: ``[B]`` int32, each at least 1, at most S.
         token_of_slot: ``[B, S]`` int32, behind a row's end that of its last token.
-        slot_of_token: ``[T]`` int32, of the slots that show the token any.
+        slot_of_token: ``[T]`` int32, any of the slots that show the token.
     """
     with graph.scope("shared_rows"):
         zero = graph.constant(np.asarray(0, np.int64))
+        one = graph.constant(np.asarray(1, np.int64))
         axis_0 = graph.constant(np.asarray([0], np.int64))
+        axis_1 = graph.constant(np.asarray([1], np.int64))
 
         def as_int64(value: ir.Value, name: str) -> ir.Value:
             return graph.op("Cast", [value], name, {"to": ir.DataType.INT64})
@@ -140,6 +145,8 @@ def build_shared_rows(
         slots = as_int64(slot_of_token, "slot_of_token")  # [T]
         lengths = as_int64(row_lengths, "lengths")  # [B]
         slot_count = graph.op("Shape", [token_of_slot], "slot_count", {"start": 1})  # [1]
+        last_slot = graph.op("Sub", [slot_count, one], "last_slot")  # [1]
+        last_column = graph.op("Gather", [tokens, last_slot], "last_column", {"axis": 1})  # [B, 1]
         position = graph.op("Mod", [slots, slot_count], "position")  # [T]
         ones = graph.op(
             "ConstantOfShape",
@@ -151,12 +158,7 @@ def build_shared_rows(
             lengths=lengths,
             first_tokens=graph.op("Gather", [tokens, zero], "first_tokens", {"axis": 1}),
             # What stands behind a row's end is its last token, and so is its last slot.
-            last_tokens=graph.op(
-                "Gather",
-                [tokens, graph.constant(np.asarray(-1, np.int64))],
-                "last_tokens",
-                {"axis": 1},
-            ),
+            last_tokens=graph.op("Squeeze", [last_column, axis_1], "last_tokens"),
             slot_numbers=graph.op("CumSum", [ones, zero], "slot_numbers", {"exclusive": 1}),
             slot_count=slot_count,
             positions=graph.op("Unsqueeze", [position, axis_0], "positions"),

@@ -20,7 +20,7 @@ class PlanProfile:
     Attributes:
         max_batch_tokens: Most tokens of a batch: ``input_ids``.
         max_rows: Most rows of a batch: ``row_lengths``.
-        max_length: Longest row: ``slots``, or of ``token_of_slot``.
+        max_length: Longest row: ``slots``, or the second axis of ``token_of_slot``.
         usual_batch_tokens: Tokens that the plan is tuned for.
         shares_prefixes: Whether the graph's rows share tokens.
     """
