@@ -47,6 +47,7 @@ def missing_tables(lines, page):
         ("overload.json", lambda result: bars_table(result["bars"]), "overload.md"),
         ("overload-avx2.json", lambda result: bars_table(result["bars"]), "overload.md"),
         ("overload-streams.json", lambda result: bars_table(result["bars"]), "overload.md"),
+        ("overload-shared.json", lambda result: bars_table(result["bars"]), "overload.md"),
         ("quality-smollm2.json", lambda result: figures_table(result["rows"]), "README.md"),
     ],
 )
