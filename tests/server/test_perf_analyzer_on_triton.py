@@ -1,6 +1,7 @@
 """The real perf_analyzer against a real server: a closed-loop and an open-loop point."""
 
 import argparse
+import time
 
 import pytest
 
@@ -8,6 +9,7 @@ from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.perf_analyzer.install import install_perf_analyzer
 from lasttoken_perf.results import check_result
+from lasttoken_perf.served import read_metrics
 from lasttoken_perf.serving import open_serving
 from lasttoken_perf.sweep import SweepOptions, run_sweep
 
@@ -36,7 +38,20 @@ def sweep(perf_analyzer, serving, **load):
     return run_sweep("sweep", perf_analyzer, serving, options, say=lambda words: None)
 
 
+def settled_tokens(serving):
+    """Real, computed and shared tokens of the encoder so far, once nothing is counted any more."""
+    kinds = ("real", "computed", "shared")
+    before, later = None, {}
+    while before != later:
+        time.sleep(0.5)  # counted after the answers are sent
+        metrics = read_metrics(serving.metrics_url)
+        before = later
+        later = {kind: metrics[f"lasttoken_encoder_{kind}_tokens_total"] for kind in kinds}
+    return later
+
+
 def test_both_loops_are_measured_and_checked(perf_analyzer, serving):
+    before = settled_tokens(serving)
     result = sweep(perf_analyzer, serving, concurrencies=[2], request_rates_per_s=[2.0])
     check_result(result)
     closed, opened = result["rows"]
@@ -48,7 +63,10 @@ def test_both_loops_are_measured_and_checked(perf_analyzer, serving):
     assert closed["requests"] >= 12  # three windows of four
     assert 0 < closed["p50_ms"] <= closed["p99_ms"] <= closed["max_ms"]
     assert closed["tokens_per_s"] > closed["texts_per_s"] > 0
-    assert closed["real_over_computed_tokens"] >= 1.0  # nothing padded; a prompt may be shared
+    after = settled_tokens(serving)
+    real, computed, shared = (after[kind] - before[kind] for kind in after)
+    assert real == computed + shared > 0  # nothing was padded
+    assert closed["real_over_computed_tokens"] >= 1.0  # more by what was shared
     assert closed["encoder_engine_ms"] > 0
     assert closed["refused"] == 0
     assert result["checks"]["known_vectors"] >= 12

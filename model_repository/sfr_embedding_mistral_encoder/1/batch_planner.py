@@ -38,6 +38,11 @@ class BatchLimits:
     preferred_tokens: int
     max_rows: int
 
+    @property
+    def max_real_tokens(self) -> int:
+        """Most tokens of all rows, when shared ones count in every row."""
+        return MOST_REAL_TOKENS * self.preferred_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
@@ -93,8 +98,8 @@ def choose_rows(
 
     # A batch is the run first..last of the order, with first <= seed <= last.
     last_limit = int(np.searchsorted(before, before[seed] + limits.preferred_tokens, "right")) - 2
-    most_real = MOST_REAL_TOKENS * limits.preferred_tokens
-    last_real = int(np.searchsorted(real_before, real_before[seed] + most_real, "right")) - 2
+    most_real_before = real_before[seed] + limits.max_real_tokens
+    last_real = int(np.searchsorted(real_before, most_real_before, "right")) - 2
     last_limit = max(seed, min(last_limit, last_real, seed + limits.max_rows - 1))
     first_limit = int(np.searchsorted(before, before[seed + 1] - limits.preferred_tokens, "left"))
     first_limit = min(seed, max(first_limit, seed - limits.max_rows + 1, 0))
@@ -111,7 +116,7 @@ def choose_rows(
     cells = rows * longest.astype(float) ** 2
     per_token = (cost.overhead_tokens + computed + cost.attention_cell_cost * cells) / real_tokens
     allowed = (computed <= limits.preferred_tokens) & (rows <= limits.max_rows)
-    allowed &= real_tokens <= most_real
+    allowed &= real_tokens <= limits.max_real_tokens
     allowed[0, -1] = True  # the oldest row alone
     per_token[~allowed] = np.inf
     best_last, best_first = np.unravel_index(int(np.argmin(per_token)), per_token.shape)

@@ -12,7 +12,7 @@ from collections import deque
 from itertools import islice
 
 import numpy as np
-from batch_planner import MOST_REAL_TOKENS, BatchLimits, CostModel, choose_rows
+from batch_planner import BatchLimits, CostModel, choose_rows
 from encode_request import Row
 from numpy.typing import NDArray
 from shared_prefixes import shared_with_first
@@ -77,7 +77,7 @@ class ClassQueue:
             tokens += length if shared is None else length - int(shared[index])
             longest = max(longest, length)
             computed = self._cost.computed_tokens(tokens, index + 1, longest)
-            too_many = real_tokens > MOST_REAL_TOKENS * limits.preferred_tokens
+            too_many = real_tokens > limits.max_real_tokens
             if index and (computed > limits.preferred_tokens or too_many):
                 return rows[:index]
         return rows

@@ -26,7 +26,12 @@ def graph_inputs(
         input_ids: ``[N]`` tokens of all rows back to back.
         row_lengths: ``[B]`` tokens of each row, each at least 1, summing to N.
         shares_prefixes: Whether the graph has `SHARED_INPUTS`, see shared_prefixes.py, and not
-            `PLAIN_INPUTS`. Of ``slots [S]`` only the shape counts, S is the longest row.
+            `PLAIN_INPUTS`.
+
+    Returns:
+        Either ``input_ids [N]``, ``row_lengths [B]`` and ``slots [S]``, of which only the shape
+        counts, S being the longest row; or ``input_ids [T]`` with T of the N tokens,
+        ``row_lengths [B]``, ``token_of_slot [B, S]`` and ``slot_of_token [T]``. All int32.
     """
     if not shares_prefixes:
         slots = np.zeros(int(row_lengths.max()), np.int32)
