@@ -72,7 +72,7 @@ test: .venv/.integrations ## All tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chart-matrix: .venv/.dev ## Render the chart with 300 combinations of values, and validate what comes out
-	@$(BIN)/python -m pytest -q tests/docker/test_chart_matrix.py --whole-chart-matrix
+	@$(BIN)/python -m pytest -q tests/docker/test_chart_matrix.py --whole-chart-matrix -o faulthandler_timeout=3900
 
 lint: .venv/.dev ## ruff and mypy
 	@$(BIN)/ruff check .

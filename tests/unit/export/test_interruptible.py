@@ -1,9 +1,11 @@
 """Work on a thread of its own, which a signal ends where the library drops what callbacks raise."""
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -49,3 +51,37 @@ def test_a_build_is_told_to_stop_at_its_next_step():
     stop.set()
     assert monitor.step_complete("tactics", 1) is False
     assert told == [("tactics", 1, 3), ("tactics", 2, 3)]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_failed_work_held_is_let_go_at_once(interrupted, monkeypatch):
+    """Not by a garbage collection, which may come within a callback of the library's."""
+    monkeypatch.setattr(interruptible, "GRACE_S", 5.0)
+    held, stop = [], threading.Event()
+
+    class Held:
+        pass
+
+    def fail():
+        within = Held()
+        held.append(weakref.ref(within))
+        if interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.wait(30)
+        raise ValueError(str(within))
+
+    def work():
+        without = Held()
+        held.append(weakref.ref(without))
+        try:
+            fail()
+        except ValueError as error:
+            raise RuntimeError(str(without)) from error
+
+    gc.disable()
+    try:
+        with pytest.raises(KeyboardInterrupt if interrupted else RuntimeError) as raised:
+            run_interruptible(work, stop)
+        assert [one() for one in held] == [None, None], raised
+    finally:
+        gc.enable()

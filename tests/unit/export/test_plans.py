@@ -1,8 +1,10 @@
 """Real plans, built by TensorRT-RTX for GPUs that are not in this machine."""
 
+import gc
 import os
 import re
 import signal
+import weakref
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -299,6 +301,30 @@ def test_the_parsers_error_names_the_node(library, tmp_path):
 def test_a_full_disk_is_named(library, graphs, tmp_path):
     with pytest.raises(BuildFailed, match="No space left"):
         build_plan(graphs("fp16"), Full(tmp_path / "plan"), options(library, "fp16"))
+
+
+@pytest.mark.parametrize("fails", ["the parser", "the disk"])
+def test_a_failed_builds_builder_is_gone_at_once(library, graphs, tmp_path, monkeypatch, fails):
+    """TensorRT waits for itself where a collected builder ends while another one begins."""
+    make_builder, builders = plan_builder._make_builder, []
+
+    def kept(*arguments):
+        builder = make_builder(*arguments)
+        builders.append(weakref.ref(builder))
+        return builder
+
+    monkeypatch.setattr(plan_builder, "_make_builder", kept)
+    graph = graphs("fp16")
+    if fails == "the parser":
+        graph = tmp_path / "encoder.onnx"
+        graph.write_bytes(b"no graph")
+    gc.disable()
+    try:
+        with pytest.raises((GraphRefused, BuildFailed)) as raised:
+            build_plan(graph, Full(tmp_path / "plan"), options(library, "fp16"))
+        assert [one() for one in builders] == [None], raised
+    finally:
+        gc.enable()
 
 
 class Full(type(__import__("pathlib").Path())):

@@ -7,6 +7,7 @@ these are its callbacks', and TensorRT drops what they raise: Ctrl-C and SIGTERM
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
@@ -27,8 +28,9 @@ def run_interruptible(
         name: Of the thread.
 
     Returns:
-        What `work` returns; what it raises is raised here. An interruption is raised when the work
-        has ended, or `GRACE_S` later: it then goes on until it looks at `stop`.
+        What `work` returns; what it raises is raised here, without the local variables of its
+        frames. An interruption is raised when the work has ended, or `GRACE_S` later: it then goes
+        on until it looks at `stop`.
     """
     outcome: Future[_Result] = Future()
 
@@ -36,6 +38,7 @@ def run_interruptible(
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            _forget_locals(error)
             outcome.set_exception(error)
         else:
             outcome.set_result(result)
@@ -49,3 +52,16 @@ def run_interruptible(
         stop.set()
         wait([outcome], timeout=GRACE_S)
         raise
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Drop what the frames of an error hold, here and now.
+
+    The library's objects are among it, and error, outcome and frames hold each other. The garbage
+    collector would come upon them at any allocation, also within a callback of a later call of the
+    library's, and TensorRT waits for itself where a builder ends while another begins.
+    """
+    known: BaseException | None = error
+    while known is not None:
+        traceback.clear_frames(known.__traceback__)
+        known = known.__context__
