@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -123,21 +124,26 @@ def test_a_text_has_bitwise_the_same_vector_beside_a_bulk_batch(client, alone):
     assert beside > 3
 
 
-def test_the_vectors_are_the_bare_engines(smollm2_repository, alone):
-    """Tokenizer, wire, scheduler and packing change nothing."""
-    folder = smollm2_repository / f"{MODEL}{TOKENIZER}" / "1"
+def bare_vectors(repository, texts):
+    """The vectors of texts by tokenizer and engine alone, one after the other."""
+    folder = repository / f"{MODEL}{TOKENIZER}" / "1"
     tokenizer = server_module(TOKENIZER, "text_tokenizer").load_text_tokenizer(folder)
     prompts = server_module(TOKENIZER, "prompts")
     engine = server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
-        smollm2_repository / f"{MODEL}{ENCODER}" / "1" / "encoder.onnx",
+        repository / f"{MODEL}{ENCODER}" / "1" / "encoder.onnx",
         runtime="onnxruntime-cpu",
         intra_op_threads=0,
     )
-    for text, served in zip(TEXTS[:8], alone, strict=False):
-        prompted = prompts.PromptedText(f'This sentence : "{text}" means in one word:"')
-        [row] = tokenizer.encode([prompted])
-        [vector] = engine.encode(row.ids, np.array([len(row.ids)], np.int32))
-        np.testing.assert_array_equal(vector, served)
+    prompted = [
+        prompts.PromptedText(f'This sentence : "{text}" means in one word:"') for text in texts
+    ]
+    rows = [row.ids for row in tokenizer.encode(prompted)]
+    return np.concatenate([engine.encode(row, np.array([len(row)], np.int32)) for row in rows])
+
+
+def test_the_vectors_are_the_bare_engines(smollm2_repository, alone):
+    """Tokenizer, wire, scheduler and packing change nothing."""
+    np.testing.assert_array_equal(bare_vectors(smollm2_repository, TEXTS[:8]), alone[:8])
 
 
 def test_shapes_and_norms(client):
@@ -279,11 +285,11 @@ def test_what_has_expired_is_not_computed(smollm2_server):
 
 
 def counted_tokens(server, embed):
-    """Real, computed and shared tokens of what is embedded, and its number of tokens."""
+    """Real, computed, shared and kept tokens of what is embedded, and its number of tokens."""
 
     def counts():
         metrics = read_metrics(server.metrics_url)
-        kinds = ("real", "computed", "shared")
+        kinds = ("real", "computed", "shared", "kept")
         return np.array([metrics[f"lasttoken_encoder_{kind}_tokens_total"] for kind in kinds])
 
     before, later = None, counts()
@@ -299,24 +305,40 @@ def counted_tokens(server, embed):
 
 
 def test_no_padded_token_is_computed(smollm2_server, client):
-    real, computed, shared, tokens = counted_tokens(
+    real, computed, shared, kept, tokens = counted_tokens(
         smollm2_server, lambda: client.embed_full(TEXTS)
     )
     assert real == tokens
-    assert computed + shared == tokens
+    assert computed + shared + kept == tokens
 
 
-def test_what_texts_begin_with_is_computed_once_and_no_vector_shows_it(smollm2_server, client):
+def test_what_texts_begin_with_is_computed_once_and_no_vector_shows_it(
+    smollm2_server, smollm2_repository, client
+):
     instruction = "Given a question of a reader, find the pages of a handbook that answer it: "
     queries = [instruction + text for text in TEXTS[:12]]
-    alone = np.stack([client.embed(query) for query in queries])
     answers = []
-    real, computed, shared, tokens = counted_tokens(
-        smollm2_server, lambda: answers.append(client.embed_full(queries)) or answers[-1]
-    )
-    assert (real, computed + shared) == (tokens, tokens)
+
+    def embed():
+        answers.append(client.embed_full(queries))
+        return answers[-1]
+
+    real, computed, shared, kept, tokens = counted_tokens(smollm2_server, embed)
+    assert (real, computed + shared + kept) == (tokens, tokens)
     assert shared > 10 * 12 / 2  # the instruction's tokens, of at least half of the texts
-    assert np.array_equal(answers[-1].vectors, alone)
+    # Nor that from now on it is not computed at all, in a batch of twelve or of one.
+    alone = []
+
+    def embed_alone():
+        alone.extend(client.embed_full([query]) for query in queries)
+        return SimpleNamespace(token_counts=np.concatenate([one.token_counts for one in alone]))
+
+    real, computed, shared, kept, tokens = counted_tokens(smollm2_server, embed_alone)
+    assert (real, computed + kept, shared) == (tokens, tokens, 0)
+    assert kept > 10 * 12
+    assert np.array_equal(answers[-1].vectors, np.concatenate([one.vectors for one in alone]))
+    bare = bare_vectors(smollm2_repository, queries)
+    assert np.array_equal(answers[-1].vectors, bare)
 
 
 def test_the_command_line_embeds_lines_of_stdin(smollm2_server, alone, tmp_path):

@@ -96,11 +96,11 @@ def run_demo(
             with EmbeddingClient(server.grpc_url, report.triton_name) as client:
                 all_found = _show_neighbours(client, show)
                 _show_speed(client, show)
-            computed, real, shared = _tokens(str(server.metrics_url))
-            padded = computed + shared - real
+            computed, real, shared, kept = _tokens(str(server.metrics_url))
+            padded = computed + shared + kept - real
             show(
                 f"tokens     {real} in the texts, {computed} computed: {shared} shared by texts of "
-                f"a batch that begin alike, {padded} padded"
+                f"a batch that begin alike, {kept} kept from one before, {padded} padded"
             )
     return all_found
 
@@ -149,8 +149,8 @@ def _show_speed(client: EmbeddingClient, show: Callable[[str], None]) -> None:
     show(f"throughput {tokens / seconds:.0f} tokens/s    {len(texts) / seconds:.0f} texts/s")
 
 
-def _tokens(metrics_url: str) -> tuple[int, int, int]:
-    """Computed, real and shared tokens of the encoder, from Triton's metrics."""
+def _tokens(metrics_url: str) -> tuple[int, int, int, int]:
+    """Computed, real, shared and kept tokens of the encoder, from Triton's metrics."""
     with urllib.request.urlopen(metrics_url, timeout=10) as answer:  # noqa: S310 - our own server
         lines = answer.read().decode().splitlines()
 
@@ -158,4 +158,7 @@ def _tokens(metrics_url: str) -> tuple[int, int, int]:
         series = [line for line in lines if line.startswith(f"lasttoken_encoder_{name}_total{{")]
         return int(sum(float(line.rsplit(" ", 1)[1]) for line in series))
 
-    return total("computed_tokens"), total("real_tokens"), total("shared_tokens")
+    computed, real, shared, kept = (
+        total(f"{kind}_tokens") for kind in ("computed", "real", "shared", "kept")
+    )
+    return computed, real, shared, kept

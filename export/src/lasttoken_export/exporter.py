@@ -129,6 +129,10 @@ def export_model(
     texts = open_texts(options.precision, options.quality)
     # The backends that run a native encoder can form no such indices.
     shares_prefixes = contract.attention == "causal" and native is None
+    # On a GPU every batch begins anew. Of a kept token there is nothing that could be pooled.
+    keeps_prefixes = (
+        shares_prefixes and runtime == "onnxruntime-cpu" and contract.pooling == "last_token"
+    )
     profile = PlanProfile(
         max_batch_tokens=max_batch_tokens,
         max_rows=MAX_ROWS if native is None else native.max_batch_size,
@@ -162,6 +166,7 @@ def export_model(
             rotary_positions=max_batch_tokens,
             version=__version__,
             shares_prefixes=shares_prefixes,
+            keeps_prefixes=keeps_prefixes,
         )
         if native is not None:
             use_unsigned_weights(built)

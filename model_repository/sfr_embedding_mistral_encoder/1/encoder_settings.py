@@ -28,6 +28,7 @@ class EncoderSettings:
     revision: str
     intra_op_threads: int
     streams: int
+    kept_prefix_tokens: int
     max_length: int
     vocab_size: int
     max_batch_tokens: int
@@ -52,6 +53,7 @@ class EncoderSettings:
         )
         self._require(self.intra_op_threads >= 0, "intra_op_threads", "0 or more")
         self._require(self.streams >= 0, "streams", "0 or more")
+        self._require(self.kept_prefix_tokens >= 0, "kept_prefix_tokens", "0 or more")
         self._require(
             self.streams <= 1 or self.runtime == "onnxruntime-cpu",
             "streams",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cores import limited_cores
 from encoder_settings import PLAN_RUNTIMES, EncoderSettings
@@ -12,10 +14,11 @@ from engine import Engine
 from onnxruntime_engine import OnnxRuntimeEngine
 from padded_engine import PaddedEngine
 from processor import int8_products_saturate, processor_flags
-from streams import are_exact, streams_of
+from streams import Streams, are_exact, streams_of
 from tensorrt_engine import open_tensorrt_engine
 
 _log = logging.getLogger(__name__)
+_Engine = TypeVar("_Engine", OnnxRuntimeEngine, PaddedEngine)
 
 
 def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
@@ -40,18 +43,25 @@ def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
             "CPU limit or affinity: the server may use %d of the cores, and has so many threads",
             cores,
         )
-    kind = PaddedEngine if settings.graph_form == "padded" else OnnxRuntimeEngine
     graph, threads = version_folder / "encoder.onnx", settings.intra_op_threads
     streams = streams_of(
         graph, runtime=settings.runtime, asked=settings.streams, intra_op_threads=threads
     )
-    open_with = partial(kind, graph, runtime=settings.runtime, intra_op_threads=threads)
+    options: dict[str, Any] = {"runtime": settings.runtime, "intra_op_threads": threads}
+    if settings.graph_form == "padded":
+        return _with_streams(partial(PaddedEngine, graph, **options), streams, settings)
+    engine = _with_streams(partial(OnnxRuntimeEngine, graph, **options), streams, settings)
+    engine.keep_prefixes(settings.kept_prefix_tokens)
+    return engine
+
+
+def _with_streams(
+    open_with: Callable[..., _Engine], streams: Streams, settings: EncoderSettings
+) -> _Engine:
     engine = open_with(streams=streams)
-    if streams.count > 1 and not are_exact(
+    if streams.count == 1 or are_exact(
         engine, max_length=settings.max_length, vocab_size=settings.vocab_size
     ):
-        _log.warning(
-            "one batch at a time: on this processor streams would change vectors' last bits"
-        )
-        return open_with()
-    return engine
+        return engine
+    _log.warning("one batch at a time: on this processor streams would change vectors' last bits")
+    return open_with()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from computed_work import ComputedWork, packed_work
-from graph_inputs import graph_inputs, has_shared_inputs
+from graph_inputs import begin_with_kept, graph_inputs, has_shared_inputs
+from kept_prefixes import Beginning, KeptPrefixes
 from numpy.typing import NDArray
 from onnxruntime_session import GraphSessions
 from streams import ONE_AT_A_TIME, Streams
+
+Run = Callable[..., list[NDArray[Any]]]
+_FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+"""By ONNX Runtime's names of types; bfloat16 has no kernels on the CPU."""
 
 
 class OnnxRuntimeEngine:
@@ -50,33 +55,81 @@ class OnnxRuntimeEngine:
         # Of weights in blocks: one token alone behind so many has other last bits.
         metadata = self._sessions.whole.get_modelmeta().custom_metadata_map
         self._lone_row_modulus = int(metadata.get("lone_row_modulus", "0"))
-        inputs = self._sessions.whole.get_inputs()
-        self.shares_prefixes = has_shared_inputs(node.name for node in inputs)
+        inputs = {node.name: node for node in self._sessions.whole.get_inputs()}
+        self.shares_prefixes = has_shared_inputs(inputs)
         self.dimensions: int = self._sessions.whole.get_outputs()[0].shape[1]
+        self._nothing_kept = None
+        if (kept := inputs.get("kept")) is not None:
+            self._nothing_kept = np.zeros((0, kept.shape[1]), _FLOAT_TYPES[kept.type])
+        self._prefixes: KeptPrefixes | None = None
+
+    def keep_prefixes(self, max_tokens: int) -> None:
+        """Keep what rows begin with from batch to batch, as kept_prefixes.py does.
+
+        Args:
+            max_tokens: Most tokens that are kept; 0 for none, as before the first call. Nothing is
+                kept on a GPU, nor where the graph does not take it.
+        """
+        takes_them = self._nothing_kept is not None and self.runs_beside
+        self._prefixes = KeptPrefixes(max_tokens) if max_tokens and takes_them else None
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """See `engine.Engine.encode`."""
-        return self._sessions.run(self._feeds(input_ids, row_lengths))[: len(row_lengths)]
+        return self._run(self._sessions.run, input_ids, row_lengths)
 
     def encode_in_stream(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """See `engine.StreamingEngine.encode_in_stream`."""
-        return self._sessions.run_in_stream(self._feeds(input_ids, row_lengths))[: len(row_lengths)]
+        return self._run(self._sessions.run_in_stream, input_ids, row_lengths)
 
     def computed_work(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> ComputedWork:
-        """See `engine.Engine.computed_work`."""
-        feeds = self._feeds(input_ids, row_lengths)
-        return packed_work(feeds["input_ids"], feeds["row_lengths"])
+        """See `engine.Engine.computed_work`; by what is kept now."""
+        feeds = self._feeds(input_ids, row_lengths, self._beginnings(input_ids, row_lengths)[1])
+        kept_tokens = len(feeds.get("kept", ()))
+        return packed_work(feeds["input_ids"], feeds["row_lengths"], kept_tokens=kept_tokens)
+
+    def _run(
+        self, run: Run, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        rows, beginnings = self._beginnings(input_ids, row_lengths)
+        feeds = self._feeds(input_ids, row_lengths, beginnings)
+        if self._prefixes is None:
+            return run(feeds)[0][: len(row_lengths)]
+        self._prefixes.used(beginnings)
+        worthy = self._prefixes.worth_keeping(rows, beginnings)
+        if worthy is None:
+            return run(feeds)[0][: len(row_lengths)]
+        row, length = worthy
+        feeds["to_keep"] = feeds["token_of_slot"][row, :length]
+        vectors, keys_values = run(feeds, ("embedding", "keys_values"))
+        self._prefixes.keep(rows[row][:length], keys_values)
+        return vectors[: len(row_lengths)]
+
+    def _beginnings(
+        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+    ) -> tuple[list[NDArray[np.int32]], list[Beginning | None]]:
+        """Return the rows and what is kept of each."""
+        if self._prefixes is None:
+            return [], []
+        rows = np.split(input_ids, np.cumsum(row_lengths)[:-1])
+        return rows, self._prefixes.find(rows)
 
     def _feeds(
-        self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
+        self,
+        input_ids: NDArray[np.int32],
+        row_lengths: NDArray[np.int32],
+        beginnings: list[Beginning | None],
     ) -> dict[str, NDArray[Any]]:
-        feeds = graph_inputs(input_ids, row_lengths, shares_prefixes=self.shares_prefixes)
+        feeds: dict[str, NDArray[Any]] = graph_inputs(
+            input_ids, row_lengths, shares_prefixes=self.shares_prefixes
+        )
+        if self._nothing_kept is not None:
+            feeds = begin_with_kept(feeds, beginnings, self._nothing_kept)
         modulus = self._lone_row_modulus
         if modulus and len(feeds["input_ids"]) % modulus == 1:
             return _in_company(feeds)
@@ -92,7 +145,8 @@ def _in_company(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     }
     if "slots" not in feeds:
         rows = feeds["token_of_slot"]
-        lone_row = np.full((1, rows.shape[1]), tokens, np.int32)
+        # Behind the kept tokens, which are counted first, and this batch's own.
+        lone_row = np.full((1, rows.shape[1]), len(feeds.get("kept", ())) + tokens, np.int32)
         more["token_of_slot"] = np.concatenate([rows, lone_row])
         more["slot_of_token"] = np.append(feeds["slot_of_token"], np.int32(rows.size))
     return feeds | more

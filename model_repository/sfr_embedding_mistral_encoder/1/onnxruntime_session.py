@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from cores import limited_cores
 from denormals import SESSION_OPTION, denormals_are_zero, kept_environment
@@ -86,12 +85,14 @@ def open_session(
 
 
 def run_session(
-    session: ort.InferenceSession, feeds: dict[str, NDArray[Any]]
-) -> NDArray[np.float32]:
-    """Return ``embedding [rows, dimensions]`` of a session of `open_session`."""
+    session: ort.InferenceSession,
+    feeds: dict[str, NDArray[Any]],
+    outputs: Sequence[str] = ("embedding",),
+) -> list[NDArray[Any]]:
+    """Return outputs of a session of `open_session`; ``embedding`` is ``[rows, dimensions]``."""
     with denormals_are_zero():  # this thread computes beside the session's own
-        embedding: NDArray[np.float32] = session.run(["embedding"], feeds)[0]
-    return embedding
+        values: list[NDArray[Any]] = session.run(outputs, feeds)
+    return values
 
 
 class GraphSessions:
@@ -131,19 +132,24 @@ class GraphSessions:
         self._turns = itertools.count()
         self._of_thread = threading.local()
 
-    def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return ``embedding [rows, dimensions]``, computed by all threads.
+    def run(
+        self, feeds: dict[str, NDArray[Any]], outputs: Sequence[str] = ("embedding",)
+    ) -> list[NDArray[Any]]:
+        """Return outputs, computed by all threads.
 
         Args:
             feeds: The graph's inputs by name.
+            outputs: Names; ``embedding`` is ``[rows, dimensions]`` float32.
         """
-        return run_session(self.whole, feeds)
+        return run_session(self.whole, feeds, outputs)
 
-    def run_in_stream(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def run_in_stream(
+        self, feeds: dict[str, NDArray[Any]], outputs: Sequence[str] = ("embedding",)
+    ) -> list[NDArray[Any]]:
         """Return the same, computed by the calling thread, which keeps to one session."""
         try:
             session = self._of_thread.session
         except AttributeError:
             turn = next(self._turns) % len(self._single_threaded)
             session = self._of_thread.session = self._single_threaded[turn]
-        return run_session(session, feeds)
+        return run_session(session, feeds, outputs)

@@ -43,13 +43,15 @@ class PaddedEngine:
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """See `engine.Engine.encode`."""
-        return self._sessions.run(_feeds(input_ids, row_lengths))
+        [vectors] = self._sessions.run(_feeds(input_ids, row_lengths))
+        return vectors
 
     def encode_in_stream(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         """See `engine.StreamingEngine.encode_in_stream`."""
-        return self._sessions.run_in_stream(_feeds(input_ids, row_lengths))
+        [vectors] = self._sessions.run_in_stream(_feeds(input_ids, row_lengths))
+        return vectors
 
     def computed_work(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]

@@ -48,6 +48,8 @@ class BatchReport:
         real_tokens: Tokens of its texts.
         computed_tokens: Tokens that the engine computed, padding included.
         shared_tokens: Tokens that it did not have to compute: another row begins with them too.
+        kept_tokens: Tokens that it did not have to compute: an earlier batch's rows began with
+            them.
         real_attention_cells: Sum of the squared row lengths.
         computed_attention_cells: Attention cells that the engine computed.
         seconds: Time in the engine.
@@ -63,6 +65,7 @@ class BatchReport:
     real_tokens: int
     computed_tokens: int
     shared_tokens: int
+    kept_tokens: int
     real_attention_cells: int
     computed_attention_cells: int
     seconds: float
@@ -304,6 +307,7 @@ class Scheduler:
                 real_tokens=int(lengths.sum()),
                 computed_tokens=work.tokens,
                 shared_tokens=work.shared_tokens,
+                kept_tokens=work.kept_tokens,
                 real_attention_cells=int((lengths.astype(np.int64) ** 2).sum()),
                 computed_attention_cells=work.attention_cells,
                 seconds=seconds,

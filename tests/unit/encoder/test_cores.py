@@ -149,9 +149,9 @@ def test_affinity_of_a_real_process_is_seen():
 )
 def test_a_server_says_that_it_uses_fewer(asked, limit, told, monkeypatch, caplog):
     monkeypatch.setattr(engine_choice, "limited_cores", lambda: limit)
-    monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", lambda graph, **options: graph)
+    monkeypatch.setattr(engine_choice, "PaddedEngine", lambda graph, **options: graph)
     settings = SimpleNamespace(
-        runtime="onnxruntime-cpu", graph_form="packed", precision="fp32", intra_op_threads=asked,
+        runtime="onnxruntime-cpu", graph_form="padded", precision="fp32", intra_op_threads=asked,
         streams=1,
     )  # fmt: skip
     engine_choice.open_engine(Path("1"), settings)

@@ -134,9 +134,9 @@ def test_weights_stay_signed_where_that_is_exact(tmp_path, monkeypatch):
 )
 def test_a_server_says_that_int8_is_slow_there(precision, saturate, told, monkeypatch, caplog):
     monkeypatch.setattr(engine_choice, "int8_products_saturate", lambda flags: saturate)
-    monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", lambda graph, **options: graph)
+    monkeypatch.setattr(engine_choice, "PaddedEngine", lambda graph, **options: graph)
     settings = SimpleNamespace(
-        runtime="onnxruntime-cpu", graph_form="packed", precision=precision, intra_op_threads=0,
+        runtime="onnxruntime-cpu", graph_form="padded", precision=precision, intra_op_threads=0,
         streams=1,
     )  # fmt: skip
     assert engine_choice.open_engine(Path("1"), settings) == Path("1/encoder.onnx")

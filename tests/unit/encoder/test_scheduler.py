@@ -200,12 +200,13 @@ def test_the_report_counts_what_the_engine_computed(make):
 
 def test_the_report_counts_what_the_engine_did_not_have_to_compute(make):
     engine = FakeEngine()
-    engine.computed_work = lambda ids, lengths: packed_work(ids[2:], lengths)
+    engine.computed_work = lambda ids, lengths: packed_work(ids[3:], lengths, kept_tokens=1)
     scheduler, observer = make(engine)
     submit(scheduler, rows_of([5])).wait()
     scheduler.close(drain_timeout_s=5)
     [report] = observer.reports
-    assert (report.real_tokens, report.computed_tokens, report.shared_tokens) == (5, 3, 2)
+    assert (report.real_tokens, report.computed_tokens) == (5, 2)
+    assert (report.shared_tokens, report.kept_tokens) == (2, 1)
 
 
 def test_a_row_that_overflows_does_not_spoil_those_that_share_tokens_with_it(make):

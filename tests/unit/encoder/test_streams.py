@@ -93,7 +93,7 @@ def ran(monkeypatch):
     sessions = []
     monkeypatch.setattr(
         "onnxruntime_session.run_session",
-        lambda session, feeds: sessions.append(session) or session,
+        lambda session, feeds, outputs: sessions.append(session) or session,
     )
     return sessions
 
@@ -176,18 +176,19 @@ def test_streams_are_compared_in_every_bit(max_length):
 
 @pytest.mark.parametrize(("exact", "left"), [(True, 2), (False, 1)])
 def test_a_processor_on_which_they_differ_has_none(exact, left, tmp_path, monkeypatch, caplog):
-    opened = []
+    opened, keeping = [], []
     monkeypatch.setattr(engine_choice, "are_exact", lambda engine, **sizes: exact)
 
     def kind(graph, *, streams=ONE_AT_A_TIME, **options):
         opened.append(streams.count)
-        return SimpleNamespace(streams=streams.count)
+        return SimpleNamespace(streams=streams.count, keep_prefixes=keeping.append)
 
     monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", kind)
     settings = SimpleNamespace(
         runtime="onnxruntime-cpu", graph_form="packed", precision="fp32", intra_op_threads=2,
-        streams=2, max_length=9, vocab_size=9,
+        streams=2, max_length=9, vocab_size=9, kept_prefix_tokens=70,
     )  # fmt: skip
     assert engine_choice.open_engine(tmp_path, settings).streams == left
+    assert keeping == [70]  # after they were compared, or kept tokens were
     assert opened[-1] == left
     assert ("last bits" in caplog.text) == (not exact)

@@ -112,12 +112,29 @@ def inputs_of(graph):
     return {node.name for node in session.get_inputs()}
 
 
-@pytest.mark.parametrize("encoder", ["python", "native"])
-def test_only_the_scheduler_is_given_a_graph_of_rows_that_share_tokens(folder, tmp_path, encoder):
-    """Triton's own backends can form no such indices."""
-    export(folder, tmp_path / "repository", encoder=encoder)
+SHARED = {"token_of_slot", "slot_of_token"}
+
+
+@pytest.mark.parametrize(
+    ("options", "pooling", "indices"),
+    [
+        ({}, "last_token", {*SHARED, "kept", "to_keep"}),
+        # Triton's own backends can form no such indices.
+        ({"encoder": "native"}, "last_token", {"slots"}),
+        # On a GPU nothing is kept from batch to batch.
+        ({"runtime": "onnxruntime-cuda"}, "last_token", SHARED),
+        # Of a kept token there is nothing that could be pooled.
+        ({}, "mean", SHARED),
+        ({}, "cls", SHARED),
+    ],
+)
+def test_only_a_scheduler_on_the_cpu_is_given_a_graph_of_kept_tokens(
+    folder, tmp_path, options, pooling, indices
+):
+    entry = dataclasses.replace(make_entry(), pooling=pooling)
+    options = ExportOptions(output=tmp_path / "repository", **options)
+    export_model(open_checkpoint(folder), entry, options)
     found = inputs_of(tmp_path / "repository/small_encoder/1/encoder.onnx")
-    indices = {"token_of_slot", "slot_of_token"} if encoder == "python" else {"slots"}
     assert found == {"input_ids", "row_lengths", *indices}
 
 
@@ -198,6 +215,23 @@ def test_tokens_that_are_shared_by_mistake_are_found(folder, tmp_path, monkeypat
     monkeypatch.setattr(engine, "graph_inputs", mistaken)
     with pytest.raises(VerificationFailed, match="stable unit vectors"):
         export(folder, tmp_path / "repository")
+
+
+def test_tokens_that_are_kept_by_mistake_are_found(folder, tmp_path, monkeypatch):
+    """The rows that the exporter tries one after the other begin alike, as queries do."""
+    seen = []
+
+    def mistaken(inputs, beginnings, nothing):
+        begun = begin_with_kept(inputs, beginnings, nothing)
+        seen.append(len(begun["kept"]))
+        return begun | {"kept": np.roll(begun["kept"], 1, axis=1)}
+
+    engine = server_module(ENCODER, "onnxruntime_engine")
+    begin_with_kept = engine.begin_with_kept
+    monkeypatch.setattr(engine, "begin_with_kept", mistaken)
+    with pytest.raises(VerificationFailed, match="stable unit vectors"):
+        export(folder, tmp_path / "repository")
+    assert max(seen) == 24
 
 
 def test_a_precision_that_is_not_safe_is_refused(folder, tmp_path):

@@ -111,11 +111,20 @@ def build_attention(
         ``[T, num_heads * head_dim]``, or ``[B, num_heads * head_dim]`` of the wanted tokens.
     """
     q_size, kv_size = num_heads * head_dim, num_kv_heads * head_dim
-    gathered = graph.op(
-        "Gather", [queries_keys, rows.token_of_slot], "queries_keys_rows", {"axis": 0}
-    )
-    query_rows, key_rows = graph.split(gathered, [q_size, kv_size], ["query_rows", "key_rows"])
-    value_rows = graph.op("Gather", [values, rows.token_of_slot], "value_rows", {"axis": 0})
+
+    def in_rows(packed: ir.Value, slots: ir.Value, name: str) -> ir.Value:
+        return graph.op("Gather", [packed, slots], name, {"axis": 0})
+
+    if rows.kept is None:
+        gathered = in_rows(queries_keys, rows.token_of_slot, "queries_keys_rows")
+        query_rows, key_rows = graph.split(gathered, [q_size, kv_size], ["query_rows", "key_rows"])
+        value_rows = in_rows(values, rows.token_of_slot, "value_rows")
+    else:
+        kept, key_of_slot = rows.kept.tokens, rows.kept.key_of_slot
+        queries, keys = graph.split(queries_keys, [q_size, kv_size], ["queries", "keys"])
+        query_rows = in_rows(queries, rows.token_of_slot, "query_rows")
+        key_rows = in_rows(kept.before(keys, "keys"), key_of_slot, "key_rows")
+        value_rows = in_rows(kept.before(values, "values"), key_of_slot, "value_rows")
     inputs: list[ir.Value | None] = [query_rows, key_rows, value_rows]
     if key_mask is not None:
         inputs.append(key_mask)

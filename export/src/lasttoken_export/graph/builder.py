@@ -77,6 +77,20 @@ class GraphBuilder:
             num_outputs=len(sizes),
             name=full_name,
         )
+        return self._named(outputs, names)
+
+    def split_evenly(self, value: ir.Value, names: Sequence[str], name: str) -> list[ir.Value]:
+        """Split the last axis into parts of one size, one for each of ``names``."""
+        outputs = self._tape.op_multi_out(
+            "Split",
+            [value],
+            attributes={"axis": -1, "num_outputs": len(names)},
+            num_outputs=len(names),
+            name=self._unique(name),
+        )
+        return self._named(outputs, names)
+
+    def _named(self, outputs: Sequence[ir.Value], names: Sequence[str]) -> list[ir.Value]:
         for output, name in zip(outputs, names, strict=True):
             output.name = self._unique(name)
         return list(outputs)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.graph.attention import build_attention, build_key_mask, build_rotary
+from lasttoken_export.graph.kept_tokens import KeptTokens
 from lasttoken_export.graph.linear_layer import Fold
 from lasttoken_export.graph.packed_graph import LayerContext, PackedGraph
 from lasttoken_export.graph.packed_rows import PackedRows
@@ -28,6 +29,14 @@ class DecoderGraph(PackedGraph):
         config = self._checkpoint.config
         assert isinstance(config, DecoderConfig)
         return config
+
+    def _kept_tokens(self) -> KeptTokens:
+        return KeptTokens(
+            self._graph,
+            layers=self._num_layers,
+            width=self._config.keys_size,
+            dtype=self._dtype,
+        )
 
     def _context(self, rows: PackedRows, rotary_positions: int) -> LayerContext:
         config = self._config

@@ -15,6 +15,7 @@ from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.graph.attention import RotaryCaches, rotary_cache_arrays
 from lasttoken_export.graph.builder import GraphBuilder
+from lasttoken_export.graph.kept_tokens import KeptTokens
 from lasttoken_export.graph.linear import LinearLayers
 from lasttoken_export.graph.linear_blocks import LinearBlocks
 from lasttoken_export.graph.linear_layer import Fold, LinearLayer
@@ -141,7 +142,12 @@ class PackedGraph(ABC):
         self._rounded_words = PRECISIONS[precision].weights if rounds_words else None
 
     def build(
-        self, *, rotary_positions: int, version: str, shares_prefixes: bool = False
+        self,
+        *,
+        rotary_positions: int,
+        version: str,
+        shares_prefixes: bool = False,
+        keeps_prefixes: bool = False,
     ) -> ir.Model:
         """Return the model; its weights are read only when it is saved.
 
@@ -150,28 +156,35 @@ class PackedGraph(ABC):
                 token count exceeds them, whatever the positions, so this bounds a batch's tokens.
             version: Recorded as the producer's version.
             shares_prefixes: Whether rows may share tokens.
+            keeps_prefixes: Whether they may also begin with tokens of an earlier batch, of which
+                there are keys and values, but nothing that could be pooled.
 
         Returns:
             Inputs ``input_ids [tokens] int32``, ``row_lengths [rows] int32``,
             ``slots [longest_row] int32`` (only its shape counts), or, of rows that share tokens, in
             place of the last ``token_of_slot [rows, longest_row] int32`` and
             ``slot_of_token [tokens] int32``; output ``embedding [rows, hidden] float32``,
-            L2-normalised.
+            L2-normalised. Of rows that may begin with tokens of an earlier batch also those of
+            `KeptTokens`.
 
         Raises:
-            ValueError: Rows shall share tokens, but attention is not causal.
+            ValueError: Rows shall share tokens, but attention is not causal; or begin with those of
+                an earlier batch, but share none, or pool others than their last.
         """
         graph = self._graph
         dimensions = self._checkpoint.config.hidden_size
         input_ids = graph.input("input_ids", ir.DataType.INT32, ["tokens"])
         row_lengths = graph.input("row_lengths", ir.DataType.INT32, ["rows"])
+        if keeps_prefixes and not (shares_prefixes and self._contract.pooling == "last_token"):
+            raise ValueError("kept are tokens of rows that share them, and pool their last one")
         if shares_prefixes:
             if self._contract.attention != "causal":
                 raise ValueError("only a causal model's rows share what they begin with")
             shape = ["rows", "longest_row"]
             token_of_slot = graph.input("token_of_slot", ir.DataType.INT32, shape)
             slot_of_token = graph.input("slot_of_token", ir.DataType.INT32, ["tokens"])
-            rows = build_shared_rows(graph, row_lengths, token_of_slot, slot_of_token)
+            kept = self._kept_tokens() if keeps_prefixes else None
+            rows = build_shared_rows(graph, row_lengths, token_of_slot, slot_of_token, kept=kept)
         else:
             slots = graph.input("slots", ir.DataType.INT32, ["longest_row"])
             rows = build_packed_rows(graph, input_ids, row_lengths, slots)
@@ -194,8 +207,9 @@ class PackedGraph(ABC):
             pooled = build_layer_norm(graph, pooled, dimensions=dimensions)
         embedding = build_l2_normalize(graph, pooled, "embedding")
         embedding.shape = ir.Shape(["rows", dimensions])
+        kept_too = [] if rows.kept is None else [rows.kept.tokens.output()]
         return graph.model(
-            [embedding],
+            [embedding, *kept_too],
             producer="lasttoken-export",
             version=version,
             metadata=None if modulus is None else {LONE_ROW: str(modulus)},
@@ -230,6 +244,10 @@ class PackedGraph(ABC):
             linears=tuple(layer for layer, _ in self._blocks.recorded),
             needs_hidden=index > 0,
         )
+
+    def _kept_tokens(self) -> KeptTokens:
+        """Declare what is kept of a token; of models whose attention is causal."""
+        raise ValueError(f"{type(self).__name__} has no causal attention")
 
     @abstractmethod
     def _context(self, rows: PackedRows, rotary_positions: int) -> LayerContext:

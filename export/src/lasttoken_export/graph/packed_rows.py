@@ -18,6 +18,21 @@ import numpy as np
 import onnx_ir as ir
 
 from lasttoken_export.graph.builder import GraphBuilder
+from lasttoken_export.graph.kept_tokens import KeptTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRows:
+    """Where rows find what was kept of an earlier batch.
+
+    Attributes:
+        tokens: The P kept tokens.
+        key_of_slot: ``[B, S]`` int64 index of the token shown in each slot, among the P kept tokens
+            and, behind these, the T packed ones.
+    """
+
+    tokens: KeptTokens
+    key_of_slot: ir.Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +44,12 @@ class PackedRows:
         positions: ``[1, T]`` position of each token in its row, from 0.
         first_tokens: ``[B]`` packed index of each row's first token.
         last_tokens: ``[B]`` packed index of each row's last token.
-        token_of_slot: ``[B, S]`` packed index of the token shown in each slot.
+        token_of_slot: ``[B, S]`` packed index of the token shown in each slot; any where it is a
+            kept one.
         slot_of_token: ``[T]`` index of a slot that shows each token, in the flattened ``[B * S]``.
         slot_numbers: ``[S]`` 0, 1, ...
         slot_count: ``[1]`` S.
+        kept: Where the rows' first tokens may be of an earlier batch; None elsewhere.
     """
 
     lengths: ir.Value
@@ -43,6 +60,7 @@ class PackedRows:
     slot_of_token: ir.Value
     slot_numbers: ir.Value
     slot_count: ir.Value
+    kept: KeptRows | None = None
 
 
 def build_packed_rows(
@@ -118,7 +136,12 @@ def build_packed_rows(
 
 
 def build_shared_rows(
-    graph: GraphBuilder, row_lengths: ir.Value, token_of_slot: ir.Value, slot_of_token: ir.Value
+    graph: GraphBuilder,
+    row_lengths: ir.Value,
+    token_of_slot: ir.Value,
+    slot_of_token: ir.Value,
+    *,
+    kept: KeptTokens | None = None,
 ) -> PackedRows:
     """Record the indices of rows that share tokens, which whoever runs the graph has found.
 
@@ -131,6 +154,8 @@ def build_shared_rows(
         row_lengths: ``[B]`` int32, each at least 1, at most S.
         token_of_slot: ``[B, S]`` int32, behind a row's end that of its last token.
         slot_of_token: ``[T]`` int32, any of the slots that show the token.
+        kept: Tokens that rows may begin with in place of packed ones; ``token_of_slot`` counts
+            these first then. A row's last token is packed.
     """
     with graph.scope("shared_rows"):
         zero = graph.constant(np.asarray(0, np.int64))
@@ -141,7 +166,12 @@ def build_shared_rows(
         def as_int64(value: ir.Value, name: str) -> ir.Value:
             return graph.op("Cast", [value], name, {"to": ir.DataType.INT64})
 
-        tokens = as_int64(token_of_slot, "token_of_slot")  # [B, S]
+        keys = as_int64(token_of_slot, "token_of_slot")  # [B, S]
+        # A kept token's query was answered in its own batch: what stands in its slot is dropped.
+        tokens = keys
+        if kept is not None:
+            packed = graph.op("Sub", [keys, kept.count()], "packed_token")
+            tokens = graph.op("Max", [packed, zero], "token_of_query")
         slots = as_int64(slot_of_token, "slot_of_token")  # [T]
         lengths = as_int64(row_lengths, "lengths")  # [B]
         slot_count = graph.op("Shape", [token_of_slot], "slot_count", {"start": 1})  # [1]
@@ -164,6 +194,7 @@ def build_shared_rows(
             positions=graph.op("Unsqueeze", [position, axis_0], "positions"),
             token_of_slot=tokens,
             slot_of_token=slots,
+            kept=None if kept is None else KeptRows(tokens=kept, key_of_slot=keys),
         )
 
 
