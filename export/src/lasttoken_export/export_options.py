@@ -44,6 +44,8 @@ class ExportOptions:
         intra_op_threads: Threads of the runtime; 0 for one a core.
         streams: Batches that the CPU computes beside each other, each on one thread, while as many
             wait; 0 for as many as threads where the memory allows it, 1 for one batch at a time.
+        kept_prefix_tokens: Most tokens whose keys and values a causal model's encoder keeps from
+            batch to batch, on the CPU; 0 for none, None for 1,024.
         plan: About the plan, for the TensorRT runtimes.
         encoder: ``python`` for the scheduler's, ``native`` for a backend of Triton's own.
         native_batch_size: Most rows of a batch of a native encoder; None for 8.
@@ -64,6 +66,7 @@ class ExportOptions:
     on_overflow: str = "truncate"
     intra_op_threads: int = 0
     streams: int = 0
+    kept_prefix_tokens: int | None = None
     plan: PlanChoices = field(default_factory=PlanChoices)
     encoder: str = "python"
     native_batch_size: int | None = None
@@ -87,6 +90,7 @@ class ExportOptions:
             ("max_queue_tokens", 1),
             ("intra_op_threads", 0),
             ("streams", 0),
+            ("kept_prefix_tokens", 0),
             ("native_batch_size", 1),
         ):
             value = getattr(self, name)
@@ -98,10 +102,15 @@ class ExportOptions:
             raise InvalidOption("--native-batch-size is of a native encoder; add --encoder native")
         if self.max_queue_tokens is not None and self.encoder == "native":
             raise InvalidOption("--max-queue-tokens is of the python encoder; leave it out")
-        if self.streams and (self.runtime != "onnxruntime" or self.encoder == "native"):
-            raise InvalidOption(
-                "--streams is of the python encoder on --runtime onnxruntime; leave it out"
-            )
+        if self.runtime != "onnxruntime" or self.encoder == "native":
+            for option, is_chosen in (
+                ("--streams", self.streams),
+                ("--kept-prefix-tokens", self.kept_prefix_tokens is not None),
+            ):
+                if is_chosen:
+                    raise InvalidOption(
+                        f"{option} is of the python encoder on --runtime onnxruntime; leave it out"
+                    )
         if self.calibration is not None and not PRECISIONS[self.precision].is_calibrated:
             for name in self.calibration.chosen:
                 raise InvalidOption(

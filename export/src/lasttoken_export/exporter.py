@@ -196,6 +196,7 @@ def export_model(
                     "revision": checkpoint.revision or "",
                     "intra_op_threads": str(options.intra_op_threads),
                     "streams": str(options.streams),
+                    **_chosen("kept_prefix_tokens", options.kept_prefix_tokens),
                     "max_length": str(max_length),
                     "vocab_size": str(config.vocab_size),
                     "max_batch_tokens": str(max_batch_tokens),
@@ -287,6 +288,10 @@ def export_model(
         checks=checks,
         quality=quality,
     )
+
+
+def _chosen(parameter: str, value: int | None) -> dict[str, str]:
+    return {} if value is None else {parameter: str(value)}
 
 
 def _native_encoder(options: ExportOptions, max_length: int) -> NativeEncoder | None:

@@ -138,6 +138,13 @@ def test_only_a_scheduler_on_the_cpu_is_given_a_graph_of_kept_tokens(
     assert found == {"input_ids", "row_lengths", *indices}
 
 
+@pytest.mark.parametrize(("asked", "written"), [(None, "1024"), (0, "0"), (70, "70")])
+def test_how_much_is_kept_is_the_callers_choice(folder, tmp_path, asked, written):
+    export(folder, tmp_path / "repository", kept_prefix_tokens=asked)
+    encoder = parse_config((tmp_path / "repository/small_encoder/config.pbtxt").read_text())
+    assert encoder.parameters["kept_prefix_tokens"].string_value == written
+
+
 def test_a_model_of_both_directions_shares_nothing(folder, tmp_path):
     entry = dataclasses.replace(make_entry(), attention="bidirectional")
     export_model(open_checkpoint(folder), entry, ExportOptions(output=tmp_path / "repository"))

@@ -59,6 +59,10 @@ def export_parser() -> argparse.ArgumentParser:
                         "while as many wait; 1: one at a time; 0: as many as threads, up to 8, "
                         "if a second copy of the weights takes at most a quarter of the free "
                         "memory (%(default)s)")  # fmt: skip
+    parser.add_argument("--kept-prefix-tokens", type=int, metavar="TOKENS",
+                        help="tokens whose keys and values a causal model's encoder keeps from "
+                        "batch to batch on the CPU: what texts begin with again and again, an "
+                        "instruction for one; 0: none (1024)")  # fmt: skip
     add_calibration_arguments(parser)
     add_plan_arguments(parser)
     parser.add_argument("--encoder", choices=("python", "native"), default="python",
@@ -99,6 +103,7 @@ def export_options(options: argparse.Namespace, cache_folder: Path | None) -> Ex
         on_overflow=options.on_overflow,
         intra_op_threads=options.threads,
         streams=options.streams,
+        kept_prefix_tokens=options.kept_prefix_tokens,
         plan=plan_choices(options, cache_folder),
         encoder=options.encoder,
         native_batch_size=options.native_batch_size,
