@@ -156,6 +156,14 @@ def test_a_text_that_comes_again_is_computed_again(engines):
         assert work_of(engine, [DOCUMENT]).tokens == len(DOCUMENT)
 
 
+def test_nothing_is_kept_on_a_gpu(engines):
+    engine = engines("qwen2", max_tokens=0)
+    engine.runs_beside = False  # as it is on one
+    engine.keep_prefixes(200)
+    encode_in_batches(engine, ROWS, 3)
+    assert work_of(engine, ROWS[:1]).kept_tokens == 0
+
+
 def test_nothing_is_kept_unasked_nor_of_a_graph_that_takes_nothing(engines, tmp_path):
     engine = engines("qwen2", max_tokens=0)
     encode_in_batches(engine, ROWS, 3)
@@ -211,3 +219,28 @@ def test_a_graph_that_could_not_begin_with_kept_tokens_is_not_built(options, tmp
     shares = options.get("shares_prefixes", True)
     with pytest.raises(ValueError, match="pool their last one"):
         graph.build(rotary_positions=64, version="0", shares_prefixes=shares, keeps_prefixes=True)
+
+
+def test_what_is_of_use_stays(engines):
+    engine = engines("qwen2", max_tokens=50)
+    encode_in_batches(engine, ROWS[1:3], 1)
+    for _ in range(4):
+        others = tokens(15)
+        encode_in_batches(engine, [np.concatenate([others, tokens(3)]) for _ in range(2)], 1)
+        assert work_of(engine, ROWS[3:4]).kept_tokens == 20
+        encode_in_batches(engine, ROWS[3:4], 1)
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8-weights"])
+def test_a_batch_with_company_can_be_kept_from(precision, engines):
+    """A token alone behind 128 others is given a row beside it, whose vector is nobody's."""
+    engine = engines("qwen2", precision)
+    encode_in_batches(engine, ROWS[:1], 1)
+    row = np.concatenate([PROMPT, tokens(109)])
+    vector = engine.encode(row, np.array([129], np.int32))
+    assert vector.shape == (1, engine.dimensions)
+    assert work_of(engine, ROWS[1:2]).kept_tokens == 20
+    # Behind the prompt one token, again with company.
+    again = engine.encode(ROWS[0], np.array([21], np.int32))
+    np.testing.assert_array_equal(again, encode_in_batches(engine, [ROWS[0], row], 2)[:1])
+    np.testing.assert_array_equal(vector, encode_in_batches(engine, [ROWS[0], row], 2)[1:])

@@ -16,7 +16,7 @@ from lasttoken_export.card import read_card
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.errors import InvalidOption, ModelNotFound, VerificationFailed
 from lasttoken_export.model_config import parse_config
-from lasttoken_export.model_sources import ENCODER, TOKENIZER
+from lasttoken_export.model_sources import ENCODER, SOURCE_MODEL, TOKENIZER, model_sources
 from lasttoken_export.server_modules import server_module
 
 TOLERANCES = {"fp32": 0.05, "fp16": 0.5, "bf16": 2.0}
@@ -146,8 +146,12 @@ def _open_engine(repository: Path, name: str) -> Any:
             return server_module(ENCODER, "onnxruntime_engine").OnnxRuntimeEngine(
                 encoder / "1" / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=0
             )
+        # One exported before lacks what has come since: it has its own, older copy of the server.
+        source = model_sources() / f"{SOURCE_MODEL}{ENCODER}" / "config.pbtxt"
+        known = parse_config(source.read_text(encoding="utf-8")).parameters
+        parameters = {**known, **config.parameters}
         settings = server_module(ENCODER, "encoder_settings").EncoderSettings.from_parameters(
-            {key: {"string_value": value.string_value} for key, value in config.parameters.items()}
+            {key: {"string_value": value.string_value} for key, value in parameters.items()}
         )
         return server_module(ENCODER, "engine_choice").open_engine(encoder / "1", settings)
     except (RuntimeError, NoKernel, Fail, InvalidGraph) as error:

@@ -48,26 +48,26 @@ def graph_inputs(
     }
 
 
+Part = tuple[KeptPrefix, NDArray[np.int64]]
+"""A kept prefix, and ascending places of those of its tokens that a batch begins with."""
+
+
 def begin_with_kept(
-    inputs: dict[str, NDArray[np.int32]],
-    beginnings: Sequence[Beginning | None],
-    nothing: NDArray[Any],
-) -> dict[str, NDArray[Any]]:
-    """Return the inputs of a batch whose rows begin with kept tokens.
+    inputs: dict[str, NDArray[np.int32]], beginnings: Sequence[Beginning | None]
+) -> tuple[dict[str, NDArray[np.int32]], list[Part]]:
+    """Return the inputs of a batch whose rows begin with kept tokens, and where these are.
 
     Args:
         inputs: Of `graph_inputs` with shared prefixes.
         beginnings: ``[B]``, what is kept of each row's beginning: less than the whole row.
-        nothing: ``[0, W]`` in the graph's float type.
 
     Returns:
-        `KEPT_INPUTS`: ``kept [P, W]`` with the P tokens that rows begin with and that are not the
-        last one of any; ``input_ids`` and ``slot_of_token`` of the T tokens that are left;
-        ``token_of_slot``, which counts the P and then the T; ``to_keep [0]``.
+        ``input_ids`` and ``slot_of_token`` of the T tokens that have to be computed, and
+        ``token_of_slot``, which counts P kept ones and then these; and the parts that make up the
+        P: tokens that rows begin with and that are not the last one of any.
     """
-    to_keep = np.zeros(0, np.int32)
     if not any(beginnings):
-        return {**inputs, "kept": nothing, "to_keep": to_keep}
+        return inputs, []
     shown, tokens = inputs["token_of_slot"], len(inputs["input_ids"])
     source = np.full(tokens, -1)  # the number of each token's prefix, and its place there
     places = np.zeros(tokens, np.int64)
@@ -81,26 +81,36 @@ def begin_with_kept(
     is_kept = source >= 0
     # The prefixes one after the other, each in the order of its tokens.
     order = np.lexsort((places, source))[tokens - np.count_nonzero(is_kept) :]
-    parts = [
-        _at(prefix.keys_values, places[order[source[order] == number]])
-        for prefix, number in numbers.items()
-    ]
     renumbered = np.empty(tokens, np.int32)
     renumbered[order] = np.arange(len(order))
     renumbered[~is_kept] = np.arange(len(order), tokens)
-    return {
+    begun = {
         **inputs,
         "input_ids": inputs["input_ids"][~is_kept],
         "token_of_slot": renumbered[shown],
         "slot_of_token": inputs["slot_of_token"][~is_kept],
-        "kept": np.concatenate(parts) if len(parts) > 1 else parts[0],
-        "to_keep": to_keep,
     }
+    parts = [(prefix, places[order[source[order] == number]]) for prefix, number in numbers.items()]
+    return begun, parts
+
+
+def gather_kept(parts: Sequence[Part], nothing: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Return the inputs of `KEPT_INPUTS` that `SHARED_INPUTS` lack.
+
+    Args:
+        parts: Of `begin_with_kept`.
+        nothing: ``[0, W]`` in the graph's float type.
+
+    Returns:
+        ``kept [P, W]``, not copied where it is the beginning of one prefix, and ``to_keep [0]``.
+    """
+    arrays = [_at(prefix.keys_values, places) for prefix, places in parts] or [nothing]
+    kept = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return {"kept": kept, "to_keep": np.zeros(0, np.int32)}
 
 
 def _at(keys_values: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
-    """Return what stands at ascending places, without a copy where they are the first ones."""
     count = len(places)
-    if not count or places[-1] == count - 1:
+    if not count or places[-1] == count - 1:  # ascending, so they are the first ones
         return keys_values[:count]
     return keys_values[places]

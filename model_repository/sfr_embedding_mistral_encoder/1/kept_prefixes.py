@@ -3,8 +3,8 @@
 A causal model's token has the same keys and values in every text that begins with the same tokens.
 Those of an instruction are computed with the first query behind it and kept from the second on: a
 query that comes alone then costs its own tokens, as one does in a batch of others. Kept is what
-two different texts began with alike, before each went on in its own way: a text that is only sent
-again is computed again. The vectors are bitwise the same.
+two different texts began with alike, before each went on in its own way: that a text is sent again
+is by itself no reason to keep it. The vectors are bitwise the same.
 
 vLLM's automatic prefix caching is the same for generation
 (https://docs.vllm.ai/en/latest/features/automatic_prefix_caching.html).
@@ -13,7 +13,7 @@ vLLM's automatic prefix caching is the same for generation
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ _MOST_KEPT = 32
 """Prefixes are compared with every text one by one: so many take a tenth of a millisecond."""
 _MOST_SEEN = 256
 """Beginnings of texts that are remembered, to know one that comes again."""
+_SEEN_ALIKE = 4
+"""Texts remembered for each: several instructions may begin with the same `SHORTEST` tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +70,7 @@ class KeptPrefixes:
         self._kept: OrderedDict[bytes, KeptPrefix] = OrderedDict()
         self._by_beginning: dict[bytes, list[KeptPrefix]] = {}
         self._tokens = 0
-        self._seen: OrderedDict[bytes, tuple[NDArray[np.int32], int]] = OrderedDict()
+        self._seen: OrderedDict[bytes, deque[tuple[NDArray[np.int32], int]]] = OrderedDict()
 
     @property
     def tokens(self) -> int:
@@ -119,12 +121,12 @@ class KeptPrefixes:
         """Keep a prefix, unless something in it is not finite: a text in its batch overflowed.
 
         Args:
-            tokens: ``[n]``, copied.
-            keys_values: ``[n, W]``, kept as it is.
+            tokens: ``[n]``, copied: it is a part of a batch's.
+            keys_values: ``[n, W]``, copied: it lies in the arena of a session, in a larger block.
         """
         if not np.isfinite(keys_values).all():
             return
-        prefix = KeptPrefix(tokens.copy(), keys_values)
+        prefix = KeptPrefix(tokens.copy(), keys_values.copy())
         with self._lock:
             others = self._by_beginning.get(_beginning(tokens), [])
             alike = [common_length(other.tokens, tokens) for other in others]
@@ -152,14 +154,21 @@ class KeptPrefixes:
         if len(row) <= SHORTEST:
             return 0
         head, whole = row[: self._longest + 1], hash(row.tobytes())
-        seen_head, seen_whole = self._seen.pop(_beginning(row), (head, whole))
-        self._seen[_beginning(row)] = head.copy(), whole
+        seen = self._seen.pop(_beginning(row), None) or deque(maxlen=_SEEN_ALIKE)
+        alike = 0
+        for seen_head, seen_whole in seen:
+            length = common_length(seen_head, head)
+            if length > self._longest and seen_whole != whole:
+                length = self._longest
+            elif length == min(len(seen_head), len(head)):
+                length = 0  # the same text, or one that is the beginning of the other
+            alike = max(alike, length)
+        if all(seen_whole != whole for _, seen_whole in seen):
+            seen.append((head.copy(), whole))
+        self._seen[_beginning(row)] = seen
         if len(self._seen) > _MOST_SEEN:
             self._seen.popitem(last=False)
-        length = common_length(seen_head, head)
-        if length > self._longest and seen_whole != whole:
-            return self._longest
-        return length if length < min(len(seen_head), len(head)) else 0
+        return alike
 
     def _forget(self, prefix: KeptPrefix) -> None:
         del self._kept[prefix.tokens.tobytes()]

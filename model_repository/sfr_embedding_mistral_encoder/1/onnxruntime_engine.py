@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from computed_work import ComputedWork, packed_work
-from graph_inputs import begin_with_kept, graph_inputs, has_shared_inputs
+from graph_inputs import Part, begin_with_kept, gather_kept, graph_inputs, has_shared_inputs
 from kept_prefixes import Beginning, KeptPrefixes
 from numpy.typing import NDArray
 from onnxruntime_session import GraphSessions
@@ -89,15 +89,20 @@ class OnnxRuntimeEngine:
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> ComputedWork:
         """See `engine.Engine.computed_work`; by what is kept now."""
-        feeds = self._feeds(input_ids, row_lengths, self._beginnings(input_ids, row_lengths)[1])
-        kept_tokens = len(feeds.get("kept", ()))
-        return packed_work(feeds["input_ids"], feeds["row_lengths"], kept_tokens=kept_tokens)
+        _, beginnings = self._beginnings(input_ids, row_lengths)
+        inputs, parts = self._inputs(input_ids, row_lengths, beginnings)
+        return packed_work(
+            inputs["input_ids"], inputs["row_lengths"], kept_tokens=_count_tokens(parts)
+        )
 
     def _run(
         self, run: Run, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         rows, beginnings = self._beginnings(input_ids, row_lengths)
-        feeds = self._feeds(input_ids, row_lengths, beginnings)
+        inputs, parts = self._inputs(input_ids, row_lengths, beginnings)
+        feeds: dict[str, NDArray[Any]] = dict(inputs)
+        if self._nothing_kept is not None:
+            feeds |= gather_kept(parts, self._nothing_kept)
         if self._prefixes is None:
             return run(feeds)[0][: len(row_lengths)]
         self._prefixes.used(beginnings)
@@ -119,34 +124,36 @@ class OnnxRuntimeEngine:
         rows = np.split(input_ids, np.cumsum(row_lengths)[:-1])
         return rows, self._prefixes.find(rows)
 
-    def _feeds(
+    def _inputs(
         self,
         input_ids: NDArray[np.int32],
         row_lengths: NDArray[np.int32],
         beginnings: list[Beginning | None],
-    ) -> dict[str, NDArray[Any]]:
-        feeds: dict[str, NDArray[Any]] = graph_inputs(
-            input_ids, row_lengths, shares_prefixes=self.shares_prefixes
-        )
-        if self._nothing_kept is not None:
-            feeds = begin_with_kept(feeds, beginnings, self._nothing_kept)
+    ) -> tuple[dict[str, NDArray[np.int32]], list[Part]]:
+        inputs = graph_inputs(input_ids, row_lengths, shares_prefixes=self.shares_prefixes)
+        inputs, parts = begin_with_kept(inputs, beginnings)
         modulus = self._lone_row_modulus
-        if modulus and len(feeds["input_ids"]) % modulus == 1:
-            return _in_company(feeds)
-        return feeds
+        if modulus and len(inputs["input_ids"]) % modulus == 1:
+            inputs = _in_company(inputs, kept_tokens=_count_tokens(parts))
+        return inputs, parts
 
 
-def _in_company(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _count_tokens(parts: list[Part]) -> int:
+    return sum(len(places) for _, places in parts)
+
+
+def _in_company(
+    inputs: dict[str, NDArray[np.int32]], *, kept_tokens: int
+) -> dict[str, NDArray[np.int32]]:
     """Add a row of one token; any token does."""
-    tokens = len(feeds["input_ids"])
+    tokens = len(inputs["input_ids"])
     more = {
-        "input_ids": np.resize(feeds["input_ids"], tokens + 1),
-        "row_lengths": np.append(feeds["row_lengths"], np.int32(1)),
+        "input_ids": np.resize(inputs["input_ids"], tokens + 1),
+        "row_lengths": np.append(inputs["row_lengths"], np.int32(1)),
     }
-    if "slots" not in feeds:
-        rows = feeds["token_of_slot"]
-        # Behind the kept tokens, which are counted first, and this batch's own.
-        lone_row = np.full((1, rows.shape[1]), len(feeds.get("kept", ())) + tokens, np.int32)
+    if "slots" not in inputs:
+        rows = inputs["token_of_slot"]
+        lone_row = np.full((1, rows.shape[1]), kept_tokens + tokens, np.int32)
         more["token_of_slot"] = np.concatenate([rows, lone_row])
-        more["slot_of_token"] = np.append(feeds["slot_of_token"], np.int32(rows.size))
-    return feeds | more
+        more["slot_of_token"] = np.append(inputs["slot_of_token"], np.int32(rows.size))
+    return inputs | more

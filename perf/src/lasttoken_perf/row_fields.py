@@ -55,7 +55,8 @@ FIELDS: dict[str, str] = {
     "tokens_per_batch": "real tokens a batch",
     "rows_per_batch": "texts a batch",
     "batch_ms": "mean time of a batch in the engine",
-    "real_over_computed_tokens": "1.0: nothing was padded; more: texts of a batch begin alike",
+    "real_over_computed_tokens": "1.0: nothing was padded; more: texts of a batch, or of"
+    " those before, begin alike",
     "real_over_computed_cells": "attention cells within texts over attention cells computed",
     "engine_busy": "time in which the encoder computed anything over wall time",
     # Resources.

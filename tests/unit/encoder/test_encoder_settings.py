@@ -34,6 +34,7 @@ def test_the_shipped_configuration_is_complete_and_valid(parameters):
         ("bulk_every", "1", "2 or more"),
         ("attention_cell_cost", "nan", "finite"),
         ("intra_op_threads", "-1", "0 or more"),
+        ("kept_prefix_tokens", "-1", "0 or more"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(parameters, name, value, message):

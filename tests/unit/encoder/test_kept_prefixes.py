@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from graph_inputs import KEPT_INPUTS, begin_with_kept, graph_inputs
+from graph_inputs import KEPT_INPUTS, begin_with_kept, gather_kept, graph_inputs
 from kept_prefixes import _MOST_KEPT, _MOST_SEEN, SHORTEST, Beginning, KeptPrefix, KeptPrefixes
 
 
@@ -49,6 +49,9 @@ def test_what_two_texts_begin_with_is_kept_from_the_second_on():
     assert found(prefixes, INSTRUCTION + "birds") == INSTRUCTION
     assert see(prefixes, INSTRUCTION + "birds") is None  # it is kept already
     assert prefixes.tokens == len(INSTRUCTION)
+    [prefix] = prefixes._kept.values()
+    # No batch, nor a session's arena, stays in memory for it.
+    assert prefix.tokens.base is prefix.keys_values.base is None
 
 
 def test_two_texts_of_one_batch_are_enough():
@@ -83,6 +86,17 @@ def test_a_text_that_comes_again_is_not_kept():
     assert see(prefixes, text) is None
 
 
+def test_instructions_that_begin_alike_and_come_in_turn_are_kept_each():
+    prefixes = KeptPrefixes(400)
+    instructions = [f"find the page {what}: " for what in ("of a cat", "for a dog", "like a cow")]
+    for number in range(4):
+        for instruction in instructions:
+            see(prefixes, f"{instruction}{number}")
+            see(prefixes, f"{instruction}{number}")  # and a text that comes again hides none
+    for instruction in instructions:
+        assert found(prefixes, f"{instruction}?") == instruction
+
+
 def test_few_tokens_are_not_kept():
     prefixes = KeptPrefixes(100)
     begun = INSTRUCTION[: SHORTEST - 1]
@@ -96,10 +110,9 @@ def test_few_tokens_are_not_kept():
 
 
 def test_of_a_batch_that_is_kept_which_saves_most():
-    prefixes = KeptPrefixes(100)
-    assert see(prefixes, "short one 1", "the longer one 1", "short one 2", "the longer one 2") == (
-        "the longer one "
-    )
+    short, longer = ("short one 1", "short one 2"), ("the longer one 1", "the longer one 2")
+    for texts in ((*short, *longer), (*longer, *short)):
+        assert see(KeptPrefixes(100), *texts) == "the longer one "
 
 
 def test_a_longer_one_takes_the_place_of_its_beginning():
@@ -109,9 +122,9 @@ def test_a_longer_one_takes_the_place_of_its_beginning():
     assert see(prefixes, longer + "cats", longer + "dogs") == longer
     assert prefixes.tokens == len(longer)
     # What another thread has computed meanwhile is not kept twice.
-    prefixes.keep(row(INSTRUCTION), values(row(INSTRUCTION)))
-    prefixes.keep(row(longer), values(row(longer)))
-    assert prefixes.tokens == len(longer)
+    for meanwhile in (INSTRUCTION, longer):
+        prefixes.keep(row(meanwhile), values(row(meanwhile)))
+        assert prefixes.tokens == len(longer)
     assert found(prefixes, longer + "birds") == longer
 
 
@@ -143,7 +156,10 @@ def test_what_is_remembered_is_bounded():
         see(prefixes, f"-{number:07}")
     assert prefixes.tokens == _MOST_KEPT * SHORTEST
     assert len(prefixes._kept) == sum(map(len, prefixes._by_beginning.values())) == _MOST_KEPT
+    assert len(prefixes._by_beginning) == _MOST_KEPT
     assert len(prefixes._seen) == _MOST_SEEN
+    # And none of it holds a whole batch in memory.
+    assert all(head.base is None for seen in prefixes._seen.values() for head, _ in seen)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -189,7 +205,8 @@ NOTHING = np.zeros((0, 2), np.float32)
 def begin(rows, beginnings):
     lengths = np.array(list(map(len, rows)), np.int32)
     inputs = graph_inputs(np.concatenate(rows), lengths, shares_prefixes=True)
-    return inputs, begin_with_kept(inputs, beginnings, NOTHING)
+    begun, parts = begin_with_kept(inputs, beginnings)
+    return inputs, begun | gather_kept(parts, NOTHING)
 
 
 def shown(inputs):

@@ -25,6 +25,9 @@ def test_work_counts_tokens_and_cells():
     shared = packed_work(ids[:7], lengths)
     assert shared == ComputedWork(tokens=7, attention_cells=75, shared_tokens=3)
     assert (shared + shared).shared_tokens == 6
+    kept = packed_work(np.arange(3, dtype=np.int32), np.array([5], np.int32), kept_tokens=2)
+    assert kept == ComputedWork(tokens=3, attention_cells=25, kept_tokens=2)
+    assert (kept + kept + shared).kept_tokens == 4
 
 
 @pytest.fixture

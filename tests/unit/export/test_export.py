@@ -228,14 +228,14 @@ def test_tokens_that_are_kept_by_mistake_are_found(folder, tmp_path, monkeypatch
     """The rows that the exporter tries one after the other begin alike, as queries do."""
     seen = []
 
-    def mistaken(inputs, beginnings, nothing):
-        begun = begin_with_kept(inputs, beginnings, nothing)
-        seen.append(len(begun["kept"]))
-        return begun | {"kept": np.roll(begun["kept"], 1, axis=1)}
+    def mistaken(parts, nothing):
+        inputs = gather_kept(parts, nothing)
+        seen.append(len(inputs["kept"]))
+        return inputs | {"kept": np.roll(inputs["kept"], 1, axis=1)}
 
     engine = server_module(ENCODER, "onnxruntime_engine")
-    begin_with_kept = engine.begin_with_kept
-    monkeypatch.setattr(engine, "begin_with_kept", mistaken)
+    gather_kept = engine.gather_kept
+    monkeypatch.setattr(engine, "gather_kept", mistaken)
     with pytest.raises(VerificationFailed, match="stable unit vectors"):
         export(folder, tmp_path / "repository")
     assert max(seen) == 24
