@@ -5,16 +5,14 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
-from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.server_modules import server_module
+from parity.packed_files import write_packed_graph
 from parity.reference import encode_in_batches
 from parity.test_architectures import CASES, SHAPE, build
 
@@ -60,17 +58,8 @@ def engines(tmp_path_factory):
 
 
 def write_graph(folder, precision, **contract):
-    contract = EmbeddingContract(**contract)
-    checkpoint = open_checkpoint(folder / "hf")
-    calibration = None
-    if PRECISIONS[precision].is_calibrated:
-        calibration = calibrate_model(
-            checkpoint, ROWS, precision=precision, target="onnxruntime", contract=contract
-        )
-    graph = model_graph(
-        checkpoint, precision=precision, contract=contract, calibration=calibration
-    ).build(rotary_positions=2048, version="0", shares_prefixes=True, keeps_prefixes=True)
-    ir.save(graph, folder / "encoder.onnx", external_data="encoder.onnx.data")
+    forms = {"shares_prefixes": True, "keeps_prefixes": True}
+    write_packed_graph(folder, precision, EmbeddingContract(**contract), rows=ROWS, **forms)
 
 
 def open_engine(folder, max_tokens):
@@ -169,10 +158,7 @@ def test_nothing_is_kept_unasked_nor_of_a_graph_that_takes_nothing(engines, tmp_
     encode_in_batches(engine, ROWS, 3)
     assert work_of(engine, ROWS[:1]).kept_tokens == 0
     build(tmp_path / "hf", CASES["qwen2"])
-    graph = model_graph(
-        open_checkpoint(tmp_path / "hf"), precision="fp32", contract=EmbeddingContract()
-    ).build(rotary_positions=2048, version="0", shares_prefixes=True)
-    ir.save(graph, tmp_path / "encoder.onnx", external_data="encoder.onnx.data")
+    write_packed_graph(tmp_path, "fp32", EmbeddingContract(), rows=ROWS, shares_prefixes=True)
     older = open_engine(tmp_path, 200)
     vectors = encode_in_batches(older, ROWS, 3)
     assert work_of(older, ROWS[:1]).kept_tokens == 0

@@ -12,9 +12,8 @@ from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_sources import ENCODER
-from lasttoken_export.precisions import PRECISIONS
-from lasttoken_export.quantisation.calibrate import calibrate_model
 from lasttoken_export.server_modules import server_module
+from parity.packed_files import write_packed_graph
 from parity.reference import encode_in_batches
 from parity.test_architectures import CASES, SHAPE, build
 
@@ -52,20 +51,11 @@ def engines(tmp_path_factory):
         case = CASES[name]
         build(folder / "hf", case)
         contract = EmbeddingContract(pooling=case.pooling, layer_norm=case.layer_norm)
-        checkpoint = open_checkpoint(folder / "hf")
-        calibration = None
-        if PRECISIONS[precision].is_calibrated:
-            calibration = calibrate_model(
-                checkpoint, ROWS, precision=precision, target="onnxruntime", contract=contract
-            )
-        graph = model_graph(
-            checkpoint, precision=precision, contract=contract, calibration=calibration
-        ).build(rotary_positions=2048, version="0", shares_prefixes=shares_prefixes)
-        ir.save(graph, folder / "encoder.onnx", external_data="encoder.onnx.data")
-        module = server_module(ENCODER, "onnxruntime_engine")
-        made[key] = module.OnnxRuntimeEngine(
-            folder / "encoder.onnx", runtime="onnxruntime-cpu", intra_op_threads=1
+        graph = write_packed_graph(
+            folder, precision, contract, rows=ROWS, shares_prefixes=shares_prefixes
         )
+        module = server_module(ENCODER, "onnxruntime_engine")
+        made[key] = module.OnnxRuntimeEngine(graph, runtime="onnxruntime-cpu", intra_op_threads=1)
         return made[key]
 
     return engine
