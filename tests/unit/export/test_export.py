@@ -224,14 +224,17 @@ def test_tokens_that_are_shared_by_mistake_are_found(folder, tmp_path, monkeypat
         export(folder, tmp_path / "repository")
 
 
-def test_tokens_that_are_kept_by_mistake_are_found(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "mistake", [lambda kept: np.roll(kept, 1, axis=1), lambda kept: kept * np.float32("nan")]
+)
+def test_tokens_that_are_kept_by_mistake_are_found(folder, tmp_path, monkeypatch, mistake):
     """The rows that the exporter tries one after the other begin alike, as queries do."""
     seen = []
 
     def mistaken(parts, nothing):
         inputs = gather_kept(parts, nothing)
         seen.append(len(inputs["kept"]))
-        return inputs | {"kept": np.roll(inputs["kept"], 1, axis=1)}
+        return inputs | {"kept": mistake(inputs["kept"])}
 
     engine = server_module(ENCODER, "onnxruntime_engine")
     gather_kept = engine.gather_kept
