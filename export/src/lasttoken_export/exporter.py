@@ -18,6 +18,7 @@ from lasttoken_export.checkpoint import Checkpoint, validate_tensors
 from lasttoken_export.checkpoint.weights_digest import weights_digest
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.export_options import RUNTIMES, ExportOptions
+from lasttoken_export.graph.graph_memory import memory_to_run, weight_bytes
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.graph.unsigned_weights import use_unsigned_weights
@@ -49,7 +50,6 @@ from lasttoken_export.verification import (
     check_graph_where_it_runs,
     check_weights,
     fits_into_memory,
-    memory_to_run,
 )
 
 __all__ = ["ExportOptions", "ExportReport", "export_model"]
@@ -173,12 +173,11 @@ def export_model(
         return built
 
     graph = build()
-    weights = (value.const_value for value in graph.graph.initializers.values())
-    weight_bytes = sum(weight.nbytes for weight in weights if weight is not None)
-    memory_bytes = memory_to_run(checkpoint, weight_bytes, target=options.runtime)
+    size = weight_bytes(graph)
+    memory_bytes = memory_to_run(graph, target=options.runtime)
     if plan_options is not None:
-        check_memory(weight_bytes)
-    check_disk(options.output, weight_bytes if plan_options is None else 2 * weight_bytes)
+        check_memory(size)
+    check_disk(options.output, size if plan_options is None else 2 * size)
 
     with staged_model(options.output, model) as writer:
         writer.native = native
@@ -209,7 +208,7 @@ def export_model(
         )
         check_tokenizer(writer)
         graph_file = writer.version_folder(ENCODER) / "encoder.onnx"
-        save_graph(graph, graph_file, weight_bytes, on_bytes)
+        save_graph(graph, graph_file, size, on_bytes)
         first_layer = build(num_layers=1)
         checks: dict[str, Any] = {"weight_bytes_compared": check_weights(graph_file, first_layer)}
         checked_file, layers = graph_file, config.num_layers
@@ -236,7 +235,6 @@ def export_model(
             tokenizer_folder=writer.version_folder(TOKENIZER),
             max_batch_tokens=max_batch_tokens,
             memory_bytes=memory_bytes,
-            save_first_layer=lambda path: ir.save(first_layer, path),
             options=options.quality,
             on_texts=on_texts,
         )
@@ -284,7 +282,7 @@ def export_model(
         triton_name=model,
         repository=options.output,
         seconds=time.monotonic() - started_s,
-        weight_bytes=weight_bytes,
+        weight_bytes=size,
         checks=checks,
         quality=quality,
     )

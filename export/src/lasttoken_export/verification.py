@@ -17,12 +17,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from lasttoken_export.available_memory import available_memory_bytes
-from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.errors import VerificationFailed
 from lasttoken_export.model_sources import ENCODER
-from lasttoken_export.quality.reference_vectors import (
-    reference_memory_bytes,
-)
 from lasttoken_export.quality.token_rows import open_graph
 from lasttoken_export.server_modules import server_module
 
@@ -83,20 +79,6 @@ def check_weights(graph: Path, first_layer: ir.Model) -> int:
         value.const_value = found
         compared += array.nbytes
     return compared
-
-
-def memory_to_run(checkpoint: Checkpoint, weight_bytes: int, *, target: str) -> int:
-    """Return the memory in which ONNX Runtime can run a graph, in bytes.
-
-    Args:
-        checkpoint: What the graph is made of.
-        weight_bytes: Size of the graph's weights; half precision is widened, and folded beside it.
-        target: ``--runtime``; a graph for TensorRT is run with its weights in floats.
-    """
-    needed = 3 * weight_bytes
-    if not target.startswith("tensorrt"):
-        return needed
-    return max(needed, reference_memory_bytes(checkpoint))
 
 
 def fits_into_memory(memory_bytes: int) -> bool:

@@ -109,6 +109,28 @@ def gather_kept(parts: Sequence[Part], nothing: NDArray[Any]) -> dict[str, NDArr
     return {"kept": kept, "to_keep": np.zeros(0, np.int32)}
 
 
+def in_company(
+    inputs: dict[str, NDArray[np.int32]], *, kept_tokens: int = 0
+) -> dict[str, NDArray[np.int32]]:
+    """Return a batch's inputs with a row of one token more; any token does.
+
+    Args:
+        inputs: Of `graph_inputs` or `begin_with_kept`.
+        kept_tokens: Of the latter's parts.
+    """
+    tokens = len(inputs["input_ids"])
+    more = {
+        "input_ids": np.resize(inputs["input_ids"], tokens + 1),
+        "row_lengths": np.append(inputs["row_lengths"], np.int32(1)),
+    }
+    if "slots" not in inputs:
+        rows = inputs["token_of_slot"]
+        lone_row = np.full((1, rows.shape[1]), kept_tokens + tokens, np.int32)
+        more["token_of_slot"] = np.concatenate([rows, lone_row])
+        more["slot_of_token"] = np.append(inputs["slot_of_token"], np.int32(rows.size))
+    return inputs | more
+
+
 def _at(keys_values: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
     count = len(places)
     if not count or places[-1] == count - 1:  # ascending, so they are the first ones

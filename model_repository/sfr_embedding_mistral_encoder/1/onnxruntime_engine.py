@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 from computed_work import ComputedWork, packed_work
-from graph_inputs import Part, begin_with_kept, gather_kept, graph_inputs, has_shared_inputs
+from graph_inputs import (
+    Part,
+    begin_with_kept,
+    gather_kept,
+    graph_inputs,
+    has_shared_inputs,
+    in_company,
+)
 from kept_prefixes import Beginning, KeptPrefixes
 from numpy.typing import NDArray
 from onnxruntime_session import GraphSessions
@@ -134,26 +141,9 @@ class OnnxRuntimeEngine:
         inputs, parts = begin_with_kept(inputs, beginnings)
         modulus = self._lone_row_modulus
         if modulus and len(inputs["input_ids"]) % modulus == 1:
-            inputs = _in_company(inputs, kept_tokens=_count_tokens(parts))
+            inputs = in_company(inputs, kept_tokens=_count_tokens(parts))
         return inputs, parts
 
 
 def _count_tokens(parts: list[Part]) -> int:
     return sum(len(places) for _, places in parts)
-
-
-def _in_company(
-    inputs: dict[str, NDArray[np.int32]], *, kept_tokens: int
-) -> dict[str, NDArray[np.int32]]:
-    """Add a row of one token; any token does."""
-    tokens = len(inputs["input_ids"])
-    more = {
-        "input_ids": np.resize(inputs["input_ids"], tokens + 1),
-        "row_lengths": np.append(inputs["row_lengths"], np.int32(1)),
-    }
-    if "slots" not in inputs:
-        rows = inputs["token_of_slot"]
-        lone_row = np.full((1, rows.shape[1]), kept_tokens + tokens, np.int32)
-        more["token_of_slot"] = np.concatenate([rows, lone_row])
-        more["slot_of_token"] = np.append(inputs["slot_of_token"], np.int32(rows.size))
-    return inputs | more

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken_export.quality.token_rows import BATCH_TOKENS, Encoder, cut_into_batches, encode_rows
+from lasttoken_export.quality.layered_graph import LayeredGraph
+from lasttoken_export.quality.token_rows import (
+    BATCH_TOKENS,
+    Encoder,
+    cut_into_batches,
+    encode_batches,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +35,11 @@ class BatchInvariance:
 
 
 def check_batch_invariance(
-    encoder: Encoder, rows: Sequence[NDArray[np.int32]], *, sample: int, tokens: int = BATCH_TOKENS
+    encoder: Encoder | LayeredGraph,
+    rows: Sequence[NDArray[np.int32]],
+    *,
+    sample: int,
+    tokens: int = BATCH_TOKENS,
 ) -> BatchInvariance:
     """Compute some rows alone, then in batches of other make-up.
 
@@ -43,19 +53,22 @@ def check_batch_invariance(
     places = np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(int)
     chosen = [rows[by_length[place]] for place in places]
     lengths = [len(row) for row in chosen]
-    alone = np.concatenate([encode_rows(encoder, [row]) for row in chosen])
     random = np.random.default_rng(0)
     orders = [np.arange(len(chosen)), *(random.permutation(len(chosen)) for _ in range(2))]
+    packings = [cut_into_batches(order.tolist(), lengths, tokens=tokens) for order in orders]
+    batches = [[index] for index in range(len(chosen))] + [b for p in packings for b in p]
+    found = iter(encode_batches(encoder, [[chosen[index] for index in b] for b in batches]))
+    alone = np.concatenate([next(found) for _ in chosen])
     same, largest = True, 0.0
-    for order in orders:
+    for packing in packings:
         packed = np.empty_like(alone)
-        for batch in cut_into_batches(order.tolist(), lengths, tokens=tokens):
-            packed[batch] = encode_rows(encoder, [chosen[index] for index in batch])
+        for batch in packing:
+            packed[batch] = next(found)
         same &= packed.tobytes() == alone.tobytes()
         largest = float(np.maximum(largest, np.abs(packed - alone).max()))  # NaN stays
     return BatchInvariance(
         bitwise_batch_invariant=same,
         rows=len(chosen),
-        packings=len(orders),
+        packings=len(packings),
         largest_batch_difference=largest if np.isfinite(largest) else None,
     )

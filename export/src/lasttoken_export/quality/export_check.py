@@ -1,14 +1,15 @@
 """The quality check of an export: measured before anything is published, refused when it misses.
 
 Statuses of the card's ``quality``: ``reference`` (fp32 itself), ``measured``, ``not verified`` (too
-large for this machine; the first layer is compared) and ``not measured`` (its runtime does not run
-here, or the user said so). Never a silent pass.
+little memory even for a layer at a time) and ``not measured`` (its runtime does not run here, or
+the user said so). Never a silent pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,19 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint
-from lasttoken_export.errors import QualityGateMissed
+from lasttoken_export.errors import NotEnoughMemory, QualityGateMissed
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.gate import CHANCE_AT_EXPORT, GateResult, check_gate
 from lasttoken_export.quality.measurement import Measurement, measure_graph
 from lasttoken_export.quality.quality_options import QualityOptions
-from lasttoken_export.quality.reference_vectors import (
-    reference_memory_bytes,
-    reference_vectors,
-)
+from lasttoken_export.quality.reference_vectors import layers_folder, reference_vectors
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.quality.sets import open_set
-from lasttoken_export.quality.token_rows import open_graph, tokenize_set
+from lasttoken_export.quality.token_rows import open_within_memory, tokenize_set
 
 _INVARIANCE_ROWS = 16
-_FIRST_LAYER_PAIRS = 32
 
 
 def open_texts(precision: str, options: QualityOptions) -> RetrievalSet | None:
@@ -65,7 +61,6 @@ def check_export(
     tokenizer_folder: Path,
     max_batch_tokens: int,
     memory_bytes: int,
-    save_first_layer: Callable[[Path], None],
     options: QualityOptions,
     on_texts: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -81,8 +76,7 @@ def check_export(
         contract: Pooling and attention.
         tokenizer_folder: Version folder of the tokenizer that was written.
         max_batch_tokens: Most tokens that the graph takes in one run.
-        memory_bytes: What running the graph takes.
-        save_first_layer: Writes the graph with its first layer only, to a path beside it.
+        memory_bytes: What running the whole graph takes; with less it is run layer by layer.
         options: The caller's choices.
         on_texts: Told how many texts are embedded, of how many.
 
@@ -96,42 +90,31 @@ def check_export(
         return {"status": "reference", "reason": "fp32 is what other precisions are compared with"}
     if texts is None:
         return {"status": "not measured", "reason": "--quality-pairs 0"}
-    needed = max(memory_bytes, reference_memory_bytes(checkpoint))
-    available = available_memory_bytes()
-    layers = None if needed <= available else 1
-    if layers is not None:
-        texts = texts.first(_FIRST_LAYER_PAIRS)
     rows = tokenize_set(tokenizer_folder, texts)
     on_rows = row_counter(2 * len(rows), on_texts)
-    checked = graph
-    if layers is not None:
-        checked = graph.with_name("first_layer_of_quality.onnx")
-        save_first_layer(checked)
-    try:
-        refusal = None if target == "onnxruntime" else why_not_run(checked, target)
+    with layers_folder(options.cache_folder) as folder:
+        opened = partial(
+            open_within_memory, graph, folder, memory_bytes=memory_bytes, target=target
+        )
+        refusal = None if target == "onnxruntime" else why_not_run(opened, target)
         if refusal is not None:
             return {"status": "not measured", "reason": refusal}
         # One of the two graphs is in memory at a time: the reference's goes first.
-        reference = reference_vectors(
-            checkpoint,
-            contract,
-            rows,
-            layers=layers,
-            cache_folder=options.cache_folder,
-            on_rows=on_rows,
-        )
-        measurement = measure_graph(
-            open_graph(checked, target=target),
-            rows,
-            reference,
-            queries=len(texts.queries),
-            invariance_rows=_INVARIANCE_ROWS,
-            max_batch_tokens=max_batch_tokens,
-            on_rows=on_rows,
-        )
-    finally:
-        if layers is not None:
-            checked.unlink(missing_ok=True)
+        try:
+            reference = reference_vectors(
+                checkpoint, contract, rows, cache_folder=options.cache_folder, on_rows=on_rows
+            )
+            measurement = measure_graph(
+                opened(),
+                rows,
+                reference,
+                queries=len(texts.queries),
+                invariance_rows=_INVARIANCE_ROWS,
+                max_batch_tokens=max_batch_tokens,
+                on_rows=on_rows,
+            )
+        except NotEnoughMemory as error:  # what calibration and writing took is not lost
+            return {"status": "not verified", "reason": str(error)}
     gate = check_gate(
         measurement.figures,
         measurement.invariance,
@@ -142,25 +125,22 @@ def check_export(
     if gate.missed:
         raise QualityGateMissed(
             f"{precision} of {checkpoint.location} misses its gate on {len(texts.queries)} pairs "
-            f"of the set {texts.name!r}{'' if layers is None else ', first layer only'}: "
+            f"of the set {texts.name!r}: "
             f"{'; '.join(gate.missed)}. Nothing was published. Choose another precision, or accept "
             "a figure by its name: --accept-quality NAME=VALUE"
         )
-    quality = describe(texts, rows, measurement, gate, target=target)
-    if layers is None:
-        return {"status": "measured", **quality}
-    return {
-        "status": "not verified",
-        "reason": f"comparing the whole model with fp32 needs {needed / 1e9:.0f} GB of memory, "
-        f"{available / 1e9:.0f} GB are available; only its first layer was compared",
-        "first_layer": quality,
-    }
+    return {"status": "measured", **describe(texts, rows, measurement, gate, target=target)}
 
 
-def why_not_run(graph: Path, target: str) -> str | None:
-    """Say why a graph for another target cannot be run here; None if it can."""
+def why_not_run(opened: Callable[[], object], target: str) -> str | None:
+    """Say why a graph for another target cannot be run here; None if it can.
+
+    Args:
+        opened: Opens it.
+        target: Runtime that it is written for, as ``--runtime`` names it.
+    """
     try:
-        open_graph(graph, target=target)
+        opened()
     except (NoKernel, Fail, InvalidGraph) as error:
         reason = str(error).strip().splitlines()[0]
         return f"ONNX Runtime's CPU provider cannot run a graph for {target}: {reason}"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasttoken_export.quality.batch_invariance import BatchInvariance, check_batch_invariance
+from lasttoken_export.quality.layered_graph import LayeredGraph
 from lasttoken_export.quality.quality_report import QualityFigures, quality_figures
 from lasttoken_export.quality.token_rows import BATCH_TOKENS, Encoder, embed_rows
 
@@ -27,7 +28,7 @@ class Measurement:
 
 
 def measure_graph(
-    encoder: Encoder,
+    encoder: Encoder | LayeredGraph,
     rows: Sequence[NDArray[np.int32]],
     reference: NDArray[np.float32],
     *,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lasttoken_export._version import __version__
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
+from lasttoken_export.graph.graph_memory import memory_to_run
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
-from lasttoken_export.quality.token_rows import embed_rows, open_graph
+from lasttoken_export.quality.layered_graph import LayeredGraph
+from lasttoken_export.quality.token_rows import Encoder, embed_rows, open_graph
 
 _POSITIONS = 512
 
@@ -29,48 +33,66 @@ def reference_vectors(
     contract: EmbeddingContract,
     rows: Sequence[NDArray[np.int32]],
     *,
-    layers: int | None = None,
     cache_folder: Path | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Embed rows with the checkpoint in float32 on ONNX Runtime's CPU provider.
 
+    A layer at a time where the whole model does not fit into memory.
+
     Args:
         checkpoint: The weights.
         contract: Pooling and attention.
         rows: One ``[length] int32`` a text.
-        layers: Only so many of the first layers; None for all.
         cache_folder: Where vectors are kept; None for the default.
         on_rows: Told how many more rows are done.
 
     Returns:
         ``[rows, dim]``.
+
+    Raises:
+        NotEnoughMemory: Less is available than a layer and the states of all tokens take.
     """
     positions = max(_POSITIONS, *map(len, rows))
-    model = model_graph(checkpoint, precision="fp32", contract=contract, num_layers=layers).build(
+    model = model_graph(checkpoint, precision="fp32", contract=contract).build(
         rotary_positions=positions, version=__version__
     )
     key = _key(model, rows)
-    kept = (cache_folder or default_cache_folder()) / "reference-vectors" / f"{key}.npy"
+    kept = _vectors_folder(cache_folder) / f"{key}.npy"
     if kept.is_file():
         vectors: NDArray[np.float32] = np.load(kept)
         if on_rows is not None:
             on_rows(len(rows))
         return vectors
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        graph = Path(folder) / "reference.onnx"
-        ir.save(model, graph, external_data="reference.onnx.data")
-        vectors = embed_rows(open_graph(graph), rows, on_rows=on_rows)
-        np.save(Path(folder) / "vectors.npy", vectors)
-        (Path(folder) / "vectors.npy").rename(kept)
+    with layers_folder(cache_folder) as folder:
+        encoder: Encoder | LayeredGraph
+        if memory_to_run(model, target="onnxruntime") > available_memory_bytes():
+            encoder = LayeredGraph(model, folder)
+        else:
+            graph = folder / "reference.onnx"
+            ir.save(model, graph, external_data="reference.onnx.data")
+            encoder = open_graph(graph)
+        vectors = embed_rows(encoder, rows, on_rows=on_rows)
+        np.save(folder / "vectors.npy", vectors)
+        (folder / "vectors.npy").rename(kept)
     return vectors
 
 
-def reference_memory_bytes(checkpoint: Checkpoint) -> int:
-    """Return what running the float32 graph takes: weights, their packed copies, and a batch."""
-    elements = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
-    return 2 * 4 * elements + 2**30
+@contextmanager
+def layers_folder(cache_folder: Path | None = None) -> Iterator[Path]:
+    """Make a folder in the cache for the layers of graphs that are run one at a time.
+
+    Args:
+        cache_folder: The cache; None for the default.
+    """
+    parent = _vectors_folder(cache_folder)
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+def _vectors_folder(cache_folder: Path | None) -> Path:
+    return (cache_folder or default_cache_folder()) / "reference-vectors"
 
 
 def _key(model: ir.Model, rows: Sequence[NDArray[np.int32]]) -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
+from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
+from lasttoken_export.quality.layered_graph import LayeredGraph
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.server_modules import server_module
 
@@ -24,7 +27,7 @@ BATCH_TOKENS = 512
 
 
 class Encoder(Protocol):
-    """What runs a packed graph: the engine of the server, or a stand-in for it."""
+    """What runs a packed graph batch by batch: the server's engine, or a stand-in for it."""
 
     def encode(
         self, input_ids: NDArray[np.int32], row_lengths: NDArray[np.int32]
@@ -63,7 +66,7 @@ def prompts_of(prompts: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 
 def embed_rows(
-    encoder: Encoder,
+    encoder: Encoder | LayeredGraph,
     rows: Sequence[NDArray[np.int32]],
     *,
     tokens: int = BATCH_TOKENS,
@@ -80,18 +83,41 @@ def embed_rows(
     Returns:
         ``[rows, dim]`` in the order of the rows.
     """
-    vectors: NDArray[np.float32] | None = None
     lengths = [len(row) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__)
-    for batch in cut_into_batches(order, lengths, tokens=tokens):
-        found = encode_rows(encoder, [rows[index] for index in batch])
-        if vectors is None:
-            vectors = np.empty((len(rows), found.shape[1]), np.float32)
-        vectors[batch] = found
-        if on_rows is not None:
-            on_rows(len(batch))
-    assert vectors is not None
+    batches = cut_into_batches(order, lengths, tokens=tokens)
+    found = encode_batches(
+        encoder, [[rows[index] for index in batch] for batch in batches], on_rows
+    )
+    vectors = np.empty((len(rows), found[0].shape[1]), np.float32)
+    for batch, part in zip(batches, found, strict=True):
+        vectors[batch] = part
     return vectors
+
+
+def encode_batches(
+    encoder: Encoder | LayeredGraph,
+    batches: Sequence[Sequence[NDArray[np.int32]]],
+    on_rows: Callable[[int], None] | None = None,
+) -> list[NDArray[np.float32]]:
+    """Run batches, whatever order the encoder does it in.
+
+    Args:
+        encoder: Runs the graph.
+        batches: Each batch's rows of tokens, ``[length] int32``.
+        on_rows: Told how many more rows are done.
+
+    Returns:
+        ``[rows, dim]`` a batch.
+    """
+    if isinstance(encoder, LayeredGraph):
+        return encoder.encode_batches(batches, on_rows)
+    found = []
+    for rows in batches:
+        found.append(encode_rows(encoder, rows))
+        if on_rows is not None:
+            on_rows(len(rows))
+    return found
 
 
 def cut_into_batches(
@@ -134,8 +160,25 @@ def open_graph(graph: Path, *, target: str = "onnxruntime", threads: int = 0) ->
     """
     module = server_module(ENCODER, "onnxruntime_engine")
     return module.OnnxRuntimeEngine(
-        graph,
-        runtime="onnxruntime-cpu",
-        intra_op_threads=threads,
-        config=_WEIGHTS_IN_FLOATS if target.startswith("tensorrt") else None,
+        graph, runtime="onnxruntime-cpu", intra_op_threads=threads, config=_session_config(target)
     )
+
+
+def open_within_memory(
+    graph: Path, folder: Path, *, memory_bytes: int, target: str = "onnxruntime"
+) -> Any:
+    """Open a graph as `open_graph` does, or, where it does not fit into memory, layer by layer.
+
+    Args:
+        graph: Path of the ONNX file.
+        folder: Where one layer's weights are written at a time; it must be there.
+        memory_bytes: What running the whole graph takes.
+        target: Runtime that it is written for, as ``--runtime`` names it.
+    """
+    if memory_bytes <= available_memory_bytes():
+        return open_graph(graph, target=target)
+    return LayeredGraph(ir.load(graph), folder, config=_session_config(target))
+
+
+def _session_config(target: str) -> Mapping[str, str] | None:
+    return _WEIGHTS_IN_FLOATS if target.startswith("tensorrt") else None

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.checkpoint.weights_digest import weights_digest
 from lasttoken_export.errors import InvalidOption, VerificationFailed
+from lasttoken_export.graph.graph_memory import memory_to_run
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.artefact import Artefact, check_files, open_artefact, write_quality
 from lasttoken_export.quality.export_check import describe, row_counter, why_not_run
 from lasttoken_export.quality.gate import check_gate
 from lasttoken_export.quality.measurement import measure_graph
-from lasttoken_export.quality.reference_vectors import (
-    reference_memory_bytes,
-    reference_vectors,
-)
+from lasttoken_export.quality.reference_vectors import layers_folder, reference_vectors
 from lasttoken_export.quality.retrieval_set import RetrievalSet
-from lasttoken_export.quality.token_rows import embed_rows, open_graph, tokenize_set
+from lasttoken_export.quality.token_rows import embed_rows, open_within_memory, tokenize_set
 
 __all__ = ["Artefact", "check_files", "open_artefact", "verify_artefact", "write_quality"]
 
@@ -55,8 +54,9 @@ def verify_artefact(
         The card's ``quality``; ``gate.missed`` lists what failed.
 
     Raises:
-        VerificationFailed: The files are not those of the card, the reference is not of the same
-            model, or there is too little memory.
+        VerificationFailed: The files are not those of the card, or the reference is not of the same
+            model.
+        NotEnoughMemory: There is too little even for a layer at a time.
         InvalidOption: The artefact holds no graph that this machine can run.
     """
     if not artefact.graph.is_file():
@@ -68,30 +68,31 @@ def verify_artefact(
     check_files(artefact)
     target = artefact.card["runtime"]
     own = target == "onnxruntime-cpu"
-    refusal = None if own else why_not_run(artefact.graph, target)
-    if refusal is not None:
-        raise InvalidOption(f"{artefact.name} cannot be verified on this machine: {refusal}")
-    _check_same_tokenizer(artefact, reference)
-    compared_with = _check_same_weights(artefact, reference)
-    _check_memory(artefact, reference)
-    rows = tokenize_set(artefact.tokenizer_folder, texts)
-    on_rows = row_counter(2 * len(rows), on_texts)
-    vectors: NDArray[np.float32]
-    if isinstance(reference, Artefact):
-        vectors = embed_rows(open_graph(reference.graph), rows, on_rows=on_rows)
-    else:
-        checkpoint, contract = reference
-        vectors = reference_vectors(
-            checkpoint, contract, rows, cache_folder=cache_folder, on_rows=on_rows
+    with layers_folder(cache_folder) as folder:
+        opened = partial(_open, artefact, folder, target=target)
+        refusal = None if own else why_not_run(opened, target)
+        if refusal is not None:
+            raise InvalidOption(f"{artefact.name} cannot be verified on this machine: {refusal}")
+        _check_same_tokenizer(artefact, reference)
+        compared_with = _check_same_weights(artefact, reference)
+        rows = tokenize_set(artefact.tokenizer_folder, texts)
+        on_rows = row_counter(2 * len(rows), on_texts)
+        vectors: NDArray[np.float32]
+        if isinstance(reference, Artefact):
+            vectors = embed_rows(_open(reference, folder), rows, on_rows=on_rows)
+        else:
+            checkpoint, contract = reference
+            vectors = reference_vectors(
+                checkpoint, contract, rows, cache_folder=cache_folder, on_rows=on_rows
+            )
+        measurement = measure_graph(
+            opened(),
+            rows,
+            vectors,
+            queries=len(texts.queries),
+            invariance_rows=_INVARIANCE_ROWS,
+            on_rows=on_rows,
         )
-    measurement = measure_graph(
-        open_graph(artefact.graph, target=target),
-        rows,
-        vectors,
-        queries=len(texts.queries),
-        invariance_rows=_INVARIANCE_ROWS,
-        on_rows=on_rows,
-    )
     earlier = ((artefact.card.get("quality") or {}).get("gate") or {}).get("accepted", {})
     gate = check_gate(
         measurement.figures,
@@ -142,22 +143,11 @@ def _check_same_weights(
     return "fp32 graph of the same checkpoint"
 
 
-def _check_memory(
-    artefact: Artefact, reference: tuple[Checkpoint, EmbeddingContract] | Artefact
-) -> None:
-    needed = 3 * _data_bytes(artefact)
-    if isinstance(reference, Artefact):
-        needed = max(needed, 3 * _data_bytes(reference))
-    else:
-        needed = max(needed, reference_memory_bytes(reference[0]))
-    available = available_memory_bytes()
-    if needed > available:
-        raise VerificationFailed(
-            f"not verified: comparing {artefact.name} with fp32 needs {needed / 1e9:.0f} GB of "
-            f"memory and {available / 1e9:.0f} GB are available; verify it on a larger machine"
-        )
-
-
-def _data_bytes(artefact: Artefact) -> int:
-    data = artefact.graph.with_name(f"{artefact.graph.name}.data")
-    return data.stat().st_size if data.is_file() else 0
+def _open(artefact: Artefact, folder: Path, *, target: str = "onnxruntime") -> Any:
+    """Open an artefact's graph; layer by layer where it does not fit into memory."""
+    return open_within_memory(
+        artefact.graph,
+        folder,
+        memory_bytes=memory_to_run(ir.load(artefact.graph), target=target),
+        target=target,
+    )

@@ -1,6 +1,7 @@
 """The gate of an export and ``verify``, on tiny checkpoints: what is refused, and what is left."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,13 @@ from lasttoken_export.errors import (
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
-from lasttoken_export.quality import export_check, verify_repository
+from lasttoken_export.quality import (
+    export_check,
+    layered_graph,
+    reference_vectors,
+    token_rows,
+)
+from lasttoken_export.quality.layered_graph import LayeredGraph
 from lasttoken_export.quality.quality_options import QualityOptions
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.verify_repository import (
@@ -154,19 +161,81 @@ def test_a_check_that_is_switched_off_is_on_the_card(folder, tmp_path, capsys):
     assert "warning: small: quality not measured: --quality-pairs 0" in capsys.readouterr().err
 
 
-def test_a_model_beyond_memory_is_not_verified_and_says_so(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export_check, "available_memory_bytes", lambda: 10**9)
+def only_a_layer_fits(monkeypatch):
+    """Leave memory for a layer of the tiny checkpoint and not for all; returns what was run so."""
+    run = []
+
+    class Counted(LayeredGraph):
+        def encode_batches(self, batches, on_rows=None):
+            run.append(len(self._slices))
+            return super().encode_batches(batches, on_rows)
+
+    monkeypatch.setattr(token_rows, "LayeredGraph", Counted)
+    monkeypatch.setattr(reference_vectors, "LayeredGraph", Counted)
+    for module in (token_rows, reference_vectors):
+        monkeypatch.setattr(module, "available_memory_bytes", lambda: 0)
+    return run
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-weights"])
+def test_a_model_beyond_memory_is_measured_layer_by_layer(folder, tmp_path, monkeypatch, precision):
+    accepted = None if precision == "fp16" else {"ndcg_loss": None}
+    whole = export(folder, tmp_path / "a/repository", precision=precision, accepted=accepted)
+    run = only_a_layer_fits(monkeypatch)
+    told = []
+    monkeypatch.setattr(export_check, "row_counter", lambda total, _: told.append)
+    report = export(folder, tmp_path / "b/repository", precision=precision, accepted=accepted)
+    assert run == [2, 2, 2], "the reference, the graph, and whether batches change its vectors"
+    assert sum(told) == 4 * PAIRS
+    assert report.quality["status"] == "measured"
+    assert report.quality["bitwise_batch_invariant"] is True
+    for figure in ("mean_cosine", "p1_cosine", "minimum_cosine", "ndcg_at_10"):
+        assert report.quality[figure] == pytest.approx(whole.quality[figure], abs=1e-6)
+    layers = [path for path in tmp_path.rglob("*") if path.name.startswith("lasttoken-layer")]
+    assert layers == []
+
+
+def test_a_fault_in_a_model_beyond_memory_is_refused(folder, tmp_path, monkeypatch):
+    only_a_layer_fits(monkeypatch)
+    break_second_layer(monkeypatch)
+    with pytest.raises(QualityGateMissed, match=r"fp16 of .* misses its gate"):
+        export(folder, tmp_path / "repository")
+    assert files(tmp_path / "repository") == {}
+
+
+def test_a_model_of_which_no_layer_fits_is_not_verified_and_says_so(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
+    only_a_layer_fits(monkeypatch)
+    monkeypatch.setattr(layered_graph, "available_memory_bytes", lambda: 1000)
     report = export(folder, tmp_path / "repository")
     assert report.quality["status"] == "not verified"
-    assert "needs 1 GB of memory, 1 GB are available" in report.quality["reason"]
-    assert 0.999 < report.quality["first_layer"]["minimum_cosine"] < 1
-    encoder = tmp_path / "repository/small_encoder/1"
-    assert not any(path.name.startswith("first_layer") for path in encoder.iterdir())
+    assert "running the model layer by layer takes 0." in report.quality["reason"]
     print_quality("small", report.quality)
     assert "warning: small: quality not verified" in capsys.readouterr().err
-    monkeypatch.setattr(verify_repository, "available_memory_bytes", lambda: 10**9)
     assert verify(tmp_path, folder) == 1
-    assert "not verified: comparing small with fp32 needs 1 GB" in capsys.readouterr().err
+    assert "running the model layer by layer takes 0." in capsys.readouterr().err
+
+
+def test_verify_measures_a_model_beyond_memory_too(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
+    export(folder, tmp_path / "repository")
+    export(folder, tmp_path / "fp32/repository", precision="fp32")
+    assert verify(tmp_path, folder, "--json", "--no-write") == 0
+    whole = json.loads(capsys.readouterr().out)
+    shutil.rmtree(tmp_path / "cache/reference-vectors")
+    run = only_a_layer_fits(monkeypatch)
+    assert verify(tmp_path, folder, "--json", "--no-write") == 0
+    assert json.loads(capsys.readouterr().out)["mean_cosine"] == pytest.approx(
+        whole["mean_cosine"], abs=1e-6
+    )
+    assert run == [2, 2, 2]
+    run.clear()
+    fp32 = ["--reference", str(tmp_path / "fp32/repository/small")]
+    model = str(tmp_path / "repository/small")
+    assert cli.main(["verify", model, "--set", "python", "--pairs", "30", *fp32]) == 0
+    assert run == [2, 2, 2]
 
 
 def written(folder):
