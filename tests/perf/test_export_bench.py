@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lasttoken_export.errors import InvalidOption
-from lasttoken_perf import export_bench, machine
+from lasttoken_perf import export_bench, machine, random_model
 from lasttoken_perf.cli import main
 from lasttoken_perf.commands import export as export_command
 from lasttoken_perf.errors import NotEnoughRoom
@@ -62,7 +62,7 @@ def test_a_small_checkpoint_of_the_shape_is_exported_and_removed(
         **SFR_CONFIG, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16,
     }  # fmt: skip
-    monkeypatch.setattr(export_bench, "SFR_CONFIG", small)
+    monkeypatch.setattr(random_model, "SFR_CONFIG", small)
     monkeypatch.setattr(export_bench, "_BYTES_NEEDED", 10**8)
     result = run_export_bench(
         tmp_path / "x", precision=precision, layers=1, cache_folder=None, say=lambda _: None

@@ -12,21 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lasttoken_export.checkpoint import fetch_packaged_files
 from lasttoken_export.precisions import PRECISIONS, find_precision
-from lasttoken_perf.errors import FolderInUse, NotEnoughRoom, PeerFailed, UnknownWorkload
+from lasttoken_perf.errors import FolderInUse, NotEnoughRoom, PeerFailed
 from lasttoken_perf.machine import describe_machine
-from lasttoken_perf.random_checkpoint import SFR_CONFIG, write_random_checkpoint
+from lasttoken_perf.random_checkpoint import write_random_checkpoint
+from lasttoken_perf.random_model import config_of_layers, write_sentencepiece
 
 PEAK_MEMORY_BAR_BYTES = 3_000_000_000
 """Of an export that is not calibrated: calibration adds a layer in float32 and square matrices of
 its inputs."""
 _BYTES_NEEDED = 32_000_000_000  # the checkpoint, the graph, and some slack
-_TOKENIZER = {
-    "mistral_common/data/tokenizer.model.v1": (
-        "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055"
-    )
-}
 
 
 def run_export_bench(
@@ -61,9 +56,7 @@ def run_export_bench(
         PeerFailed: The exporter failed.
     """
     find_precision(precision, "onnxruntime")  # before 14 GB are written
-    most = SFR_CONFIG["num_hidden_layers"]
-    if layers is not None and layers > most:
-        raise UnknownWorkload(f"--layers is {layers}; the model has {most}")
+    config = config_of_layers(layers)
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < _BYTES_NEEDED:
@@ -79,14 +72,10 @@ def run_export_bench(
             "another folder with --folder"
         ) from None
     try:
-        config = SFR_CONFIG if layers is None else {**SFR_CONFIG, "num_hidden_layers": layers}
         count = config["num_hidden_layers"]
         say(f"writing a random checkpoint of {count} layers")
         parameters = write_random_checkpoint(folder / "checkpoint", config, seed=1, say=say)
-        tokenizer = fetch_packaged_files(
-            "mistral-common", "1.13.1", _TOKENIZER, cache_folder=cache_folder
-        )
-        shutil.copy(tokenizer / "tokenizer.model.v1", folder / "checkpoint" / "tokenizer.model")
+        write_sentencepiece(folder / "checkpoint", cache_folder=cache_folder)
         say(f"exporting it as {precision}")
         started_s = time.perf_counter()
         report, peak_bytes = _export(folder, precision)

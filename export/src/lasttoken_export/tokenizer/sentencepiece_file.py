@@ -30,6 +30,16 @@ def tokenizer_json_from_sentencepiece(path: Path) -> str:
         CorruptFile: It is not a SentencePiece file.
         UnsupportedTokenizer: It is of another kind than Llama's and Mistral's.
     """
+    return tokenizer_json_from_pieces(sentencepiece_pieces(path))
+
+
+def sentencepiece_pieces(path: Path) -> list[Piece]:
+    """Return the vocabulary of a file, in the order of its ids.
+
+    Raises:
+        CorruptFile: It is not a SentencePiece file.
+        UnsupportedTokenizer: It is of another kind than Llama's and Mistral's.
+    """
     try:
         content = read_bytes(path, most_bytes=MOST_TOKENIZER_BYTES)
         model = _model_class().FromString(content)
@@ -55,9 +65,7 @@ def tokenizer_json_from_sentencepiece(path: Path) -> str:
     # protobuf hands out bytes where a string of an old-style message is not UTF-8.
     if not all(isinstance(piece.piece, str) for piece in model.pieces):
         raise CorruptFile(f"{path} has a piece that is not UTF-8; download it again")
-    return tokenizer_json_from_pieces(
-        [Piece(piece.piece, piece.score, piece.type) for piece in model.pieces]
-    )
+    return [Piece(piece.piece, piece.score, piece.type) for piece in model.pieces]
 
 
 @cache

@@ -8,15 +8,20 @@ from typing import Any
 
 from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, whole_number
 from lasttoken_perf.corpus import DISTRIBUTIONS
-from lasttoken_perf.peers.compare import CompareOptions, run_compare
+from lasttoken_perf.peers.compare import RANDOM_MODEL, CompareOptions, run_compare
 from lasttoken_perf.peers.contestants import PEERS
 from lasttoken_perf.peers.other_load import OTHER_CORES_BAR
+from lasttoken_perf.random_checkpoint import SFR_CONFIG
 from lasttoken_perf.tables import in_short, markdown_table, median
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     names = [peer.name for peer in PEERS]
     add_model_argument(parser)
+    parser.add_argument(
+        "--random-layers", type=whole_number(), metavar="N",
+        help=f"random weights of so many layers in place of the model's, of --model {RANDOM_MODEL}",
+    )  # fmt: skip
     parser.add_argument("--precision", default="fp32", help="of our export (%(default)s)")
     parser.add_argument(
         "--peers", nargs="*", choices=names, default=names, metavar="NAME",
@@ -53,6 +58,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         CompareOptions(
             model=options.model,
             precision=options.precision,
+            random_layers=options.random_layers,
             peers=options.peers,
             texts=options.texts,
             distribution=options.distribution,
@@ -101,6 +107,9 @@ def peers_table(result: dict[str, Any]) -> Iterator[str]:
         ["cannot run here", "why"],
         ([name, in_short(why)] for name, why in result["unavailable"].items()),
     )
+    if layers := result.get("model", {}).get("random_layers"):
+        yield ""
+        yield _note_of_layers(layers)
     others = max((row.get("other_cpu_cores", 0.0) for row in result.get("rows", ())), default=0.0)
     if others > OTHER_CORES_BAR:
         yield ""
@@ -108,6 +117,19 @@ def peers_table(result: dict[str, Any]) -> Iterator[str]:
             f"Other programs took up to {others:.1f} of the cores while this was timed: neither "
             "figures nor ratios hold; repeat it on a quiet machine."
         )
+
+
+def _note_of_layers(layers: int) -> str:
+    """Say what a few layers make of the ratios: ours computes the last one for pooled tokens."""
+    whole = SFR_CONFIG["num_hidden_layers"]
+    note = (
+        f"Random weights of {layers} of the model's {whole} layers. Behind the attention of the "
+        "last one our graph computes the pooled tokens alone, which peers do not"
+    )
+    if layers == 1:
+        return f"{note}: with one layer no ratio to a peer says anything of the model."
+    too_high = (1 - 1 / whole) / (1 - 1 / layers)
+    return f"{note}: for all {whole}, ratios to peers are to be divided by up to {too_high:.2f}."
 
 
 COMMAND = Command(add_arguments=_add_arguments, run=_run)

@@ -16,11 +16,13 @@ from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
+from lasttoken_export.errors import InvalidOption
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_perf.bench import tokenize
 from lasttoken_perf.corpus import texts_of
+from lasttoken_perf.gguf_writing import write_gguf
 from lasttoken_perf.hf_folder import gguf_of, write_peer_folder
 from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.peers.agreement import Vectors, agree
@@ -41,9 +43,12 @@ from lasttoken_perf.peers.contestants import (
 from lasttoken_perf.peers.process import PeerProcess
 from lasttoken_perf.peers.ratios import ratios
 from lasttoken_perf.peers.timing import Timing, Work, measure
+from lasttoken_perf.random_model import SENTENCEPIECE, config_of_layers, write_random_model
 from lasttoken_perf.results import make_result
 from lasttoken_perf.served import embed_list, embed_one_by_one, embed_singly
 from lasttoken_perf.workload import length_percentiles
+
+RANDOM_MODEL = "sfr-embedding-mistral"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,8 @@ class CompareOptions:
         texts: Texts of the corpus and of the mixed load.
         distribution: Their lengths, one of `DISTRIBUTIONS`.
         instruction: Written before every text and query; None for none.
+        random_layers: So many layers of random weights in place of the model's own; of
+            SFR-Embedding-Mistral only. None for the model.
         queries: Short queries of the single load.
         repeats: Timed runs of every contestant and load, alternating.
         clients: Requests at a time of the mixed load.
@@ -70,6 +77,7 @@ class CompareOptions:
     texts: int = 96
     distribution: str = "mixture"
     instruction: str | None = None
+    random_layers: int | None = None
     queries: int = 20
     repeats: int = 3
     clients: int = 64
@@ -97,7 +105,7 @@ def run_compare(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lasttoken-peers.")))
         entry = catalogue_entry(options.model)
-        checkpoint = open_checkpoint(entry.source, cache_folder=options.cache_folder)
+        checkpoint, gguf = _weights(options, entry, folder, say)
         repository = folder / "repository"
         name = _export(checkpoint, entry, options.precision, repository, say)
         draw = partial(texts_of, seed=options.seed, instruction=options.instruction)
@@ -116,7 +124,7 @@ def run_compare(
             hf_folder=write_peer_folder(
                 checkpoint, entry, folder / "huggingface", cache_folder=options.cache_folder
             ),
-            gguf=gguf_of(entry, cache_folder=options.cache_folder),
+            gguf=gguf,
             pooling=entry.pooling,
             max_length=entry.max_length,
             threads=len(os.sched_getaffinity(0)),
@@ -156,7 +164,12 @@ def run_compare(
                 kind="peers",
                 what="lasttoken against its peers on the same weights, texts and cores",
                 rows=timing.rows,
-                model={"name": options.model, "triton_name": name, "precision": options.precision},
+                model={
+                    "name": options.model,
+                    "triton_name": name,
+                    "precision": options.precision,
+                    "random_layers": options.random_layers,
+                },
                 workload={
                     "distribution": options.distribution,
                     "instruction": options.instruction,
@@ -182,6 +195,30 @@ def run_compare(
         with rows_kept(output, after_rows(timing.rows, result)):
             measure(contestants, work, timing, repeats=options.repeats, say=say)
     return result()
+
+
+def _weights(
+    options: CompareOptions, entry: CatalogueEntry, folder: Path, say: Callable[[str], None]
+) -> tuple[Checkpoint, Path | None]:
+    """Return the weights, and their GGUF file where there is one."""
+    cache_folder = options.cache_folder
+    if options.random_layers is None:
+        checkpoint = open_checkpoint(entry.source, cache_folder=cache_folder)
+        return checkpoint, gguf_of(entry, cache_folder=cache_folder)
+    if options.model != RANDOM_MODEL:
+        raise InvalidOption(
+            f"random layers are of {RANDOM_MODEL}'s shape, and the model is {options.model}: add "
+            f"--model {RANDOM_MODEL}"
+        )
+    config = config_of_layers(options.random_layers)
+    made = folder / "random"
+    checkpoint = write_random_model(made, config, cache_folder=cache_folder, say=say)
+    if not any(peer.environment == "llama_cpp" and peer.name in options.peers for peer in PEERS):
+        return checkpoint, None
+    gguf = folder / "random.gguf"
+    say(f"writing {gguf.name}")
+    write_gguf(checkpoint, made / SENTENCEPIECE, gguf)
+    return checkpoint, gguf
 
 
 def _export(

@@ -1,0 +1,95 @@
+"""Models of SFR-Embedding-Mistral's shape with random weights: the files that peers load."""
+
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from lasttoken_export.checkpoint import open_checkpoint
+from lasttoken_export.errors import InvalidOption
+from lasttoken_perf.cli import main
+from lasttoken_perf.commands import peers as peers_command
+from lasttoken_perf.errors import UnknownWorkload
+from lasttoken_perf.gguf_writing import write_gguf
+from lasttoken_perf.peers import compare
+from lasttoken_perf.peers.compare import CompareOptions, run_compare
+from lasttoken_perf.random_checkpoint import SFR_CONFIG
+from lasttoken_perf.random_model import SENTENCEPIECE, config_of_layers, write_random_model
+
+SMALL = {
+    **SFR_CONFIG, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("random") / "model"
+    return write_random_model(folder, SMALL, cache_folder=None, say=lambda _: None)
+
+
+def test_the_gguf_file_holds_the_same_weights_and_vocabulary(model, tmp_path):
+    write_gguf(model, model.folder / SENTENCEPIECE, tmp_path / "model.gguf")
+    read = open_checkpoint(tmp_path / "model.gguf")
+    assert read.names() == model.names()
+    for name in model.names():
+        np.testing.assert_array_equal(read.read(name), model.read(name), err_msg=name)
+    for setting in ("num_heads", "num_kv_heads", "head_dim", "rope_theta", "rms_norm_eps"):
+        assert getattr(read.config, setting) == getattr(model.config, setting)
+    own = json.loads(model.tokenizer_json())
+    assert json.loads(read.tokenizer_json())["model"] == own["model"]
+
+
+def test_a_peer_that_goes_by_the_tokenizers_file_begins_with_bos_and_ends_with_eos(model):
+    tokenizer = Tokenizer.from_file(str(model.folder / "tokenizer.json"))
+    ids = tokenizer.encode("A text.").ids
+    assert (ids[0], ids[-1]) == (1, 2)
+    assert ids[1:-1] == tokenizer.encode("A text.", add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("layers", [0, 33])
+def test_layers_that_the_model_does_not_have_are_refused(layers):
+    with pytest.raises(UnknownWorkload, match=f"{layers} layers are asked for; the model has 32"):
+        config_of_layers(layers)
+
+
+def test_random_layers_of_another_model_are_refused():
+    with pytest.raises(InvalidOption, match="add --model sfr-embedding-mistral"):
+        run_compare(CompareOptions(random_layers=2), say=lambda _: None)
+
+
+def test_the_option_reaches_the_comparison(monkeypatch):
+    asked = []
+
+    def run(options, **_):
+        asked.append((options.model, options.random_layers))
+        return {"summary": [], "ratios": {}, "unavailable": {}}
+
+    monkeypatch.setattr(peers_command, "run_compare", run)
+    words = ["peers", "--model", "sfr-embedding-mistral", "--random-layers", "2"]
+    assert main(words) == 0
+    assert asked == [("sfr-embedding-mistral", 2)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "note"),
+    [(1, "with one layer no ratio"), (8, "divided by up to 1.11."), (32, "divided by up to 1.00.")],
+)
+def test_the_table_says_what_few_layers_make_of_the_ratios(layers, note):
+    result = {"summary": [], "ratios": {}, "unavailable": {}, "model": {"random_layers": layers}}
+    assert note in list(peers_command.peers_table(result))[-1]
+
+
+def test_the_table_of_a_whole_model_says_nothing_of_layers():
+    result = {"summary": [], "ratios": {}, "unavailable": {}, "model": {"random_layers": None}}
+    assert not any("layers" in line for line in peers_command.peers_table(result))
+
+
+@pytest.mark.parametrize(("peers", "written"), [(["llama.cpp server q8_0"], True), ([], False)])
+def test_a_gguf_file_is_written_for_llama_cpp_alone(monkeypatch, tmp_path, peers, written):
+    monkeypatch.setattr(compare, "config_of_layers", lambda layers: SMALL)
+    options = CompareOptions(model="sfr-embedding-mistral", random_layers=2, peers=peers)
+    checkpoint, file = compare._weights(options, None, tmp_path, lambda _: None)
+    assert checkpoint.config.num_layers == 2
+    assert (file is not None and file.is_file()) is written
