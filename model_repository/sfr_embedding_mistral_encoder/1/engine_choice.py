@@ -45,7 +45,11 @@ def open_engine(version_folder: Path, settings: EncoderSettings) -> Engine:
         )
     graph, threads = version_folder / "encoder.onnx", settings.intra_op_threads
     streams = streams_of(
-        graph, runtime=settings.runtime, asked=settings.streams, intra_op_threads=threads
+        graph,
+        precision=settings.precision,
+        runtime=settings.runtime,
+        asked=settings.streams,
+        intra_op_threads=threads,
     )
     options: dict[str, Any] = {"runtime": settings.runtime, "intra_op_threads": threads}
     if settings.graph_form == "padded":

@@ -25,6 +25,9 @@ _MOST = 8
 """More than so many are not begun unasked: it was not measured."""
 _MEMORY_SHARE = 4
 """Unasked, nor are any whose weights take more than one part in so many of the free memory."""
+_SIZE_IN_MEMORY = {"fp16": 2, "int8-weights": 2}
+"""Of a session's weights to those in the file: ONNX Runtime's products take these two in wider
+types than they are stored in (docs/decisions/0005-streams.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,14 @@ class Streams:
 ONE_AT_A_TIME = Streams(count=1, sessions=0)
 
 
-def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) -> Streams:
+def streams_of(
+    graph: Path, *, precision: str, runtime: str, asked: int, intra_op_threads: int
+) -> Streams:
     """Return how many streams a graph is served with, and in how many sessions.
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.
+        precision: Of its weights, which decides how large they are in memory.
         runtime: Only "onnxruntime-cpu" has streams.
         asked: So many, or 0 for one a thread, up to 8, where the memory allows it.
         intra_op_threads: Threads of one operator; 0 for one a core that this process may use.
@@ -57,7 +63,8 @@ def streams_of(graph: Path, *, runtime: str, asked: int, intra_op_threads: int) 
     threads = intra_op_threads or limited_cores() or physical_cores(os.sched_getaffinity(0))
     if not asked and not 1 < threads <= _MOST:
         return ONE_AT_A_TIME
-    weight_bytes = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    file_bytes = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    weight_bytes = file_bytes * _SIZE_IN_MEMORY.get(precision, 1)
     available = available_memory_bytes()
     copies = available // _MEMORY_SHARE // max(weight_bytes, 1)
     count = asked or threads

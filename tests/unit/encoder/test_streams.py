@@ -30,8 +30,10 @@ def graph(tmp_path, monkeypatch):
     return tmp_path / "encoder.onnx"
 
 
-def found(graph, runtime="onnxruntime-cpu", asked=0, threads=0):
-    return streams_of(graph, runtime=runtime, asked=asked, intra_op_threads=threads)
+def found(graph, runtime="onnxruntime-cpu", asked=0, threads=0, precision="fp32"):
+    return streams_of(
+        graph, precision=precision, runtime=runtime, asked=asked, intra_op_threads=threads
+    )
 
 
 def test_one_a_thread_that_the_process_has(graph, monkeypatch):
@@ -55,6 +57,17 @@ def test_more_than_were_measured_only_when_asked_for(graph):
 def test_a_session_each_as_far_as_a_quarter_of_the_memory_goes(graph, monkeypatch, free, sessions):
     monkeypatch.setattr(streams, "available_memory_bytes", lambda: free)
     assert found(graph) == found(graph, asked=4) == Streams(count=4, sessions=sessions)
+
+
+@pytest.mark.parametrize(
+    ("precision", "sessions"),
+    [("fp32", 4), ("int8", 4), ("int4", 4), ("fp16", 2), ("int8-weights", 2)],
+)
+def test_weights_count_as_large_as_they_are_in_memory(graph, monkeypatch, precision, sessions):
+    monkeypatch.setattr(streams, "available_memory_bytes", lambda: 16000)
+    assert found(graph, precision=precision) == Streams(count=4, sessions=sessions)
+    monkeypatch.setattr(streams, "available_memory_bytes", lambda: 7999)
+    assert (found(graph, precision=precision) == ONE_AT_A_TIME) is (sessions == 2)
 
 
 def test_none_where_a_second_copy_of_the_weights_is_large(graph, monkeypatch, caplog):
