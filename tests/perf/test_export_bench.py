@@ -16,8 +16,11 @@ from lasttoken_perf.random_checkpoint import SFR_CONFIG
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], {"precision": "fp16", "layers": None}),
-        (["--precision", "int8", "--layers", "2"], {"precision": "int8", "layers": 2}),
+        ([], {"precision": "fp16", "layers": None, "quality_pairs": 128}),
+        (
+            ["--precision", "int8", "--layers", "2", "--quality-pairs", "0"],
+            {"precision": "int8", "layers": 2, "quality_pairs": 0},
+        ),
     ],
 )
 @pytest.mark.parametrize(("bar", "code"), [(None, 0), (100, 0), (99, 1)])
@@ -65,12 +68,18 @@ def test_a_small_checkpoint_of_the_shape_is_exported_and_removed(
     monkeypatch.setattr(random_model, "SFR_CONFIG", small)
     monkeypatch.setattr(export_bench, "_BYTES_NEEDED", 10**8)
     result = run_export_bench(
-        tmp_path / "x", precision=precision, layers=1, cache_folder=None, say=lambda _: None
+        tmp_path / "x",
+        precision=precision,
+        layers=1,
+        quality_pairs=20,
+        cache_folder=None,
+        say=lambda _: None,
     )
     layer = 64 * (64 + 2 * 32 + 64) + 3 * 64 * 128 + 2 * 64
     assert result["parameters"] == 32000 * 64 + layer + 64
     assert (result["layers"], result["peak_memory_bar_bytes"]) == (1, bar)
     assert result["report"]["quality"]["status"] == "measured"
+    assert result["report"]["quality"]["set"]["pairs"] == result["quality_pairs"] == 20
     assert result["bytes_written"] > result["report"]["weight_bytes"]
     assert 10**7 < result["peak_memory_bytes"] < 3 * 10**9
     assert not (tmp_path / "x").exists()

@@ -50,8 +50,8 @@ def test_a_peer_that_goes_by_the_tokenizers_file_begins_with_bos_and_ends_with_e
 
 @pytest.mark.parametrize("layers", [0, 33])
 def test_layers_that_the_model_does_not_have_are_refused(layers):
-    with pytest.raises(UnknownWorkload, match=f"{layers} layers are asked for; the model has 32"):
-        config_of_layers(layers)
+    with pytest.raises(UnknownWorkload, match=f"--random-layers is {layers}; the model has 32"):
+        config_of_layers(layers, option="--random-layers")
 
 
 def test_random_layers_of_another_model_are_refused():
@@ -88,7 +88,7 @@ def test_the_table_of_a_whole_model_says_nothing_of_layers():
 
 @pytest.mark.parametrize(("peers", "written"), [(["llama.cpp server q8_0"], True), ([], False)])
 def test_a_gguf_file_is_written_for_llama_cpp_alone(monkeypatch, tmp_path, peers, written):
-    monkeypatch.setattr(compare, "config_of_layers", lambda layers: SMALL)
+    monkeypatch.setattr(compare, "config_of_layers", lambda layers, option: SMALL)
     options = CompareOptions(model="sfr-embedding-mistral", random_layers=2, peers=peers)
     checkpoint, file = compare._weights(options, None, tmp_path, lambda _: None)
     assert checkpoint.config.num_layers == 2

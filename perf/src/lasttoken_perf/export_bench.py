@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_export.precisions import PRECISIONS, find_precision
+from lasttoken_export.quality.quality_options import EXPORT_PAIRS
 from lasttoken_perf.errors import FolderInUse, NotEnoughRoom, PeerFailed
 from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.random_checkpoint import write_random_checkpoint
@@ -29,6 +31,7 @@ def run_export_bench(
     *,
     precision: str = "fp16",
     layers: int | None = None,
+    quality_pairs: int = EXPORT_PAIRS,
     cache_folder: Path | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -40,6 +43,7 @@ def run_export_bench(
         folder: Work folder; created, and removed in the end.
         precision: Of the export.
         layers: Layers of the checkpoint; None for all 32.
+        quality_pairs: Pairs of texts on which the export is compared with fp32.
         cache_folder: Where the tokenizer is kept; None for the default.
         say: Told what is being done.
 
@@ -56,7 +60,7 @@ def run_export_bench(
         PeerFailed: The exporter failed.
     """
     find_precision(precision, "onnxruntime")  # before 14 GB are written
-    config = config_of_layers(layers)
+    config = config_of_layers(layers, option="--layers")
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < _BYTES_NEEDED:
@@ -78,13 +82,14 @@ def run_export_bench(
         write_sentencepiece(folder / "checkpoint", cache_folder=cache_folder)
         say(f"exporting it as {precision}")
         started_s = time.perf_counter()
-        report, peak_bytes = _export(folder, precision)
+        report, peak_bytes = _export(folder, precision, quality_pairs)
         seconds = time.perf_counter() - started_s
         written = [path for path in (folder / "repository").rglob("*") if path.is_file()]
         return {
             "what": "export of a random checkpoint of SFR-Embedding-Mistral's shape",
             "precision": precision,
             "layers": count,
+            "quality_pairs": quality_pairs,
             "parameters": parameters,
             "seconds": seconds,
             "peak_memory_bytes": peak_bytes,
@@ -99,15 +104,17 @@ def run_export_bench(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _export(folder: Path, precision: str) -> tuple[dict[str, Any], int]:
+def _export(folder: Path, precision: str, quality_pairs: int) -> tuple[dict[str, Any], int]:
     command = [
         sys.executable, "-m", "lasttoken_export.cli", str(folder / "checkpoint"),
         "--like", "sfr-embedding-mistral", "--precision", precision, "--json",
-        "--output", str(folder / "repository"),
+        "--output", str(folder / "repository"), "--quality-pairs", str(quality_pairs),
     ]  # fmt: skip
+    # A cache of its own: vectors of fp32 that a run before has left would make it look faster.
+    environment = {**os.environ, "LASTTOKEN_CACHE": str(folder / "cache")}
     with (
         (folder / "report.json").open("w+") as output,
-        subprocess.Popen(command, stdout=output) as process,
+        subprocess.Popen(command, stdout=output, env=environment) as process,
     ):
         peak_bytes = 0
         try:

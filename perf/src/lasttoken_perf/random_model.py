@@ -25,15 +25,19 @@ _PACKAGED_TOKENIZER = {
 _BOS, _EOS = ("<s>", 1), ("</s>", 2)
 
 
-def config_of_layers(layers: int | None) -> dict[str, Any]:
-    """Return the configuration of SFR-Embedding-Mistral with so many layers; None for all.
+def config_of_layers(layers: int | None, *, option: str) -> dict[str, Any]:
+    """Return the configuration of SFR-Embedding-Mistral with so many layers.
+
+    Args:
+        layers: How many; None for all.
+        option: The command's, for the message.
 
     Raises:
         UnknownWorkload: The model has fewer.
     """
     most = SFR_CONFIG["num_hidden_layers"]
     if layers is not None and not 1 <= layers <= most:
-        raise UnknownWorkload(f"{layers} layers are asked for; the model has {most}")
+        raise UnknownWorkload(f"{option} is {layers}; the model has {most}")
     return SFR_CONFIG if layers is None else {**SFR_CONFIG, "num_hidden_layers": layers}
 
 

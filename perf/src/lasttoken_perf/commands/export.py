@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.quality.quality_options import EXPORT_PAIRS
 from lasttoken_perf.command import Command, cache_folder, say, whole_number
 from lasttoken_perf.errors import MemoryBarMissed
 from lasttoken_perf.export_bench import run_export_bench
@@ -22,6 +23,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layers", type=whole_number(), help="layers of the model (all 32)")
     parser.add_argument(
+        "--quality-pairs",
+        type=whole_number(least=0),
+        default=EXPORT_PAIRS,
+        help="pairs of texts on which it is compared with fp32 (%(default)s); 0 for none",
+    )
+    parser.add_argument(
         "--folder",
         type=Path,
         default=Path("build/bench-export"),
@@ -34,6 +41,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         options.folder,
         precision=options.precision,
         layers=options.layers,
+        quality_pairs=options.quality_pairs,
         cache_folder=cache_folder(),
         say=say,
     )

@@ -210,7 +210,7 @@ def _weights(
             f"random layers are of {RANDOM_MODEL}'s shape, and the model is {options.model}: add "
             f"--model {RANDOM_MODEL}"
         )
-    config = config_of_layers(options.random_layers)
+    config = config_of_layers(options.random_layers, option="--random-layers")
     made = folder / "random"
     checkpoint = write_random_model(made, config, cache_folder=cache_folder, say=say)
     if not any(peer.environment == "llama_cpp" and peer.name in options.peers for peer in PEERS):
