@@ -2,12 +2,16 @@
 
 import json
 
+import gguf
 import numpy as np
+import onnx_ir as ir
 import pytest
 from tokenizers import Tokenizer
 
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.errors import InvalidOption
+from lasttoken_export.graph.model_graph import model_graph
+from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_perf.cli import main
 from lasttoken_perf.commands import peers as peers_command
 from lasttoken_perf.errors import UnknownWorkload
@@ -16,6 +20,8 @@ from lasttoken_perf.peers import compare
 from lasttoken_perf.peers.compare import CompareOptions, run_compare
 from lasttoken_perf.random_checkpoint import SFR_CONFIG
 from lasttoken_perf.random_model import SENTENCEPIECE, config_of_layers, write_random_model
+from unit.export.checkpoints import tensors, write_folder
+from unit.export.test_export import BYTES_CONFIG
 
 SMALL = {
     **SFR_CONFIG, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
@@ -39,6 +45,25 @@ def test_the_gguf_file_holds_the_same_weights_and_vocabulary(model, tmp_path):
         assert getattr(read.config, setting) == getattr(model.config, setting)
     own = json.loads(model.tokenizer_json())
     assert json.loads(read.tokenizer_json())["model"] == own["model"]
+
+
+def test_the_gguf_file_asks_for_bos_and_eos_and_keeps_norms_in_floats(model, tmp_path):
+    write_gguf(model, model.folder / SENTENCEPIECE, tmp_path / "model.gguf")
+    file = gguf.GGUFReader(tmp_path / "model.gguf")
+    fields = {name: field.contents() for name, field in file.fields.items()}
+    for special, token in (("bos", 1), ("eos", 2)):
+        assert fields[f"tokenizer.ggml.add_{special}_token"] is True
+        assert fields[f"tokenizer.ggml.{special}_token_id"] == token
+    types = {tensor.name: tensor.tensor_type for tensor in file.tensors}
+    for name, kind in types.items():
+        expected = gguf.GGMLQuantizationType.F32 if "norm" in name else "F16"
+        assert kind.name == getattr(expected, "name", expected), name
+
+
+def test_torch_is_asked_for_the_weights_own_type_and_told_of_the_special_tokens(model):
+    assert json.loads((model.folder / "config.json").read_text())["torch_dtype"] == "float16"
+    about = json.loads((model.folder / "tokenizer_config.json").read_text())
+    assert (about["bos_token"], about["eos_token"], about["pad_token"]) == ("<s>", "</s>", "</s>")
 
 
 def test_a_peer_that_goes_by_the_tokenizers_file_begins_with_bos_and_ends_with_eos(model):
@@ -73,12 +98,31 @@ def test_the_option_reaches_the_comparison(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("layers", "note"),
-    [(1, "with one layer no ratio"), (8, "divided by up to 1.11."), (32, "divided by up to 1.00.")],
+    ("layers", "whole", "end"),
+    [
+        (1, False, "with one layer no ratio to a peer says anything of the model."),
+        (8, False, "divided by up to 1.11."),
+        (32, False, "divided by up to 1.00."),
+        (8, True, "Random weights of 8 of the model's 32 layers."),
+    ],
 )
-def test_the_table_says_what_few_layers_make_of_the_ratios(layers, note):
-    result = {"summary": [], "ratios": {}, "unavailable": {}, "model": {"random_layers": layers}}
-    assert note in list(peers_command.peers_table(result))[-1]
+def test_the_table_says_what_few_layers_make_of_the_ratios(layers, whole, end):
+    model = {"random_layers": layers, "computes_last_layer_whole": whole}
+    result = {"summary": [], "ratios": {}, "unavailable": {}, "model": model}
+    assert list(peers_command.peers_table(result))[-1].endswith(end)
+
+
+@pytest.mark.parametrize(("precision", "whole"), [("fp32", False), ("int8-weights", True)])
+def test_whether_the_last_layer_is_computed_whole_is_read_from_the_graph(
+    tmp_path, precision, whole
+):
+    (tmp_path / "1").mkdir()
+    folder = write_folder(tmp_path / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+    graph = model_graph(
+        open_checkpoint(folder), precision=precision, contract=EmbeddingContract()
+    ).build(rotary_positions=64, version="0")
+    ir.save(graph, tmp_path / "1/encoder.onnx", external_data="encoder.onnx.data")
+    assert compare._computes_last_layer_whole(tmp_path) is whole
 
 
 def test_the_table_of_a_whole_model_says_nothing_of_layers():

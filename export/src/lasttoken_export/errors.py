@@ -114,7 +114,7 @@ class NotEnoughDisk(ExportError):
 
 
 class NotEnoughMemory(ExportError):
-    """Building would take more memory than is available."""
+    """A calibration, a plan or a comparison would take more memory than is available."""
 
 
 class PlanError(ExportError):

@@ -26,7 +26,7 @@ from lasttoken_export.precisions import PRECISIONS
 from lasttoken_export.quality.gate import CHANCE_AT_EXPORT, GateResult, check_gate
 from lasttoken_export.quality.measurement import Measurement, measure_graph
 from lasttoken_export.quality.quality_options import QualityOptions
-from lasttoken_export.quality.reference_vectors import layers_folder, reference_vectors
+from lasttoken_export.quality.reference_vectors import reference_vectors, vectors_folder
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.quality.sets import open_set
 from lasttoken_export.quality.token_rows import open_within_memory, tokenize_set
@@ -92,29 +92,32 @@ def check_export(
         return {"status": "not measured", "reason": "--quality-pairs 0"}
     rows = tokenize_set(tokenizer_folder, texts)
     on_rows = row_counter(2 * len(rows), on_texts)
-    with layers_folder(options.cache_folder) as folder:
-        opened = partial(
-            open_within_memory, graph, folder, memory_bytes=memory_bytes, target=target
+    opened = partial(
+        open_within_memory,
+        graph,
+        vectors_folder(options.cache_folder),
+        memory_bytes=memory_bytes,
+        target=target,
+    )
+    refusal = None if target == "onnxruntime" else why_not_run(opened, target)
+    if refusal is not None:
+        return {"status": "not measured", "reason": refusal}
+    # One of the two graphs is in memory at a time: the reference's goes first.
+    try:
+        reference = reference_vectors(
+            checkpoint, contract, rows, cache_folder=options.cache_folder, on_rows=on_rows
         )
-        refusal = None if target == "onnxruntime" else why_not_run(opened, target)
-        if refusal is not None:
-            return {"status": "not measured", "reason": refusal}
-        # One of the two graphs is in memory at a time: the reference's goes first.
-        try:
-            reference = reference_vectors(
-                checkpoint, contract, rows, cache_folder=options.cache_folder, on_rows=on_rows
-            )
-            measurement = measure_graph(
-                opened(),
-                rows,
-                reference,
-                queries=len(texts.queries),
-                invariance_rows=_INVARIANCE_ROWS,
-                max_batch_tokens=max_batch_tokens,
-                on_rows=on_rows,
-            )
-        except NotEnoughMemory as error:  # what calibration and writing took is not lost
-            return {"status": "not verified", "reason": str(error)}
+        measurement = measure_graph(
+            opened(),
+            rows,
+            reference,
+            queries=len(texts.queries),
+            invariance_rows=_INVARIANCE_ROWS,
+            max_batch_tokens=max_batch_tokens,
+            on_rows=on_rows,
+        )
+    except NotEnoughMemory as error:  # what calibration and writing took is not lost
+        return {"status": "not verified", "reason": str(error)}
     gate = check_gate(
         measurement.figures,
         measurement.invariance,
@@ -158,6 +161,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return a measurement as the card holds it."""
     invariance = measurement.invariance
+    how = ", layer by layer" if measurement.layer_by_layer else ""
     of_plan = "not measured: the graph that it is built from was; a plan needs its GPU"
     return {
         **asdict(measurement.figures),
@@ -171,7 +175,7 @@ def describe(
             "sha256": texts.sha256,
         },
         "compared_with": compared_with,
-        "measured_on": f"ONNX Runtime {onnxruntime.__version__}, CPU",
+        "measured_on": f"ONNX Runtime {onnxruntime.__version__}, CPU{how}",
         **({"plan": of_plan} if target.startswith("tensorrt") else {}),
     }
 

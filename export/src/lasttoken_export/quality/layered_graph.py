@@ -1,7 +1,7 @@
 """A packed graph that is larger than memory, run a layer at a time.
 
-All batches go through one layer before the next is read: weights are read once for all of them,
-and what is in memory is a layer, and the hidden states of all tokens.
+All batches go through one layer before the next is read: what is in memory is a layer, and the
+hidden states of all tokens.
 """
 
 from __future__ import annotations
@@ -23,15 +23,37 @@ from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.server_modules import server_module
 
 _OUTPUT = "embedding"
+_BATCH_BYTES = 2**28
+"""What is within a layer of a batch."""
 Values = dict[str, NDArray[Any]]
+
+
+def read_graph(graph: Path) -> ir.Model:
+    """Read a graph, its weights where they are wanted.
+
+    onnx_ir of itself refuses a file of weights that has a second name, as backups and stores that
+    keep equal files once give it. Here no other file than the graph's own is ever read.
+
+    Args:
+        graph: Path of the ONNX file; its external data lies beside it.
+    """
+    model, data = ir.load(graph), graph.with_name(f"{graph.name}.data")
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.location == data.name:
+            value.const_value = ir.ExternalTensor(
+                str(data), tensor.offset, tensor.length, tensor.dtype,
+                shape=tensor.shape, name=tensor.name,
+            )  # fmt: skip
+    return model
 
 
 class LayeredGraph:
     """Runs a packed graph on ONNX Runtime's CPU provider, its layers one after the other.
 
     Args:
-        model: Of `PackedGraph.build`, or read from a file.
-        folder: An existing one, where a layer's weights are written for as long as it runs.
+        model: Of `PackedGraph.build`, or of `read_graph`.
+        folder: Where a layer's weights are written for as long as it runs; made where need be.
         config: As of the server's ``open_session``.
 
     Raises:
@@ -66,7 +88,7 @@ class LayeredGraph:
         Raises:
             NotEnoughMemory: Less is available than a layer and the states of all tokens take.
         """
-        self._check_memory(sum(len(row) for rows in batches for row in rows))
+        self._check_memory([sum(map(len, rows)) for rows in batches])
         values = [self._inputs(rows) for rows in batches]
         total, told = sum(map(len, batches)), 0
         for number, layer in enumerate(self._slices):
@@ -88,17 +110,21 @@ class LayeredGraph:
         # A row may have been computed in company, see `_inputs`.
         return [found[_OUTPUT][: len(rows)] for found, rows in zip(values, batches, strict=True)]
 
-    def _check_memory(self, tokens: int) -> None:
-        states_bytes = 2 * 4 * tokens * self._dimensions  # before a layer and behind it
+    def _check_memory(self, tokens_of_batches: Sequence[int]) -> None:
+        # A batch's states before a layer go when those behind it have come.
+        tokens = sum(tokens_of_batches) + max(tokens_of_batches)
+        states_bytes = 4 * tokens * self._dimensions
         # In floats, as the file holds them and as products take them.
         weight_bytes = 2 * 4 * max(layer.weight_elements for layer in self._slices)
-        needed, available = weight_bytes + states_bytes, available_memory_bytes()
+        needed = weight_bytes + states_bytes + _BATCH_BYTES
+        available = available_memory_bytes()
         if needed > available:
             raise NotEnoughMemory(
                 f"running the model layer by layer takes {needed / 1e9:.1f} GB of memory, "
-                f"{states_bytes / 1e9:.1f} GB of them for the hidden states of {tokens} tokens, "
-                f"and {available / 1e9:.1f} GB are available; compare fewer pairs of texts, or on "
-                "a machine with more"
+                f"{states_bytes / 1e9:.1f} GB of them for the hidden states of "
+                f"{sum(tokens_of_batches)} tokens, and {available / 1e9:.1f} GB are available; "
+                "compare fewer pairs of texts (verify --pairs, --quality-pairs of an export), or "
+                "on a machine with more"
             )
 
     def _open(self, layer: LayerSlice, values: Mapping[str, NDArray[Any]]) -> Any:
@@ -107,6 +133,7 @@ class LayeredGraph:
             name: (ir.DataType.from_numpy(array.dtype), array.ndim)
             for name, array in values.items()
         }
+        self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="lasttoken-layer.", dir=self._folder) as folder:
             path = Path(folder) / "layer.onnx"
             ir.save(build_slice(self._model, layer, types), path, external_data="layer.data")

@@ -21,10 +21,12 @@ class Measurement:
     Attributes:
         figures: Against the reference.
         invariance: Whether batches change vectors; None where it was not asked.
+        layer_by_layer: Whether the graph was run a layer at a time.
     """
 
     figures: QualityFigures
     invariance: BatchInvariance | None
+    layer_by_layer: bool
 
 
 def measure_graph(
@@ -55,4 +57,5 @@ def measure_graph(
         invariance=check_batch_invariance(encoder, rows, sample=invariance_rows, tokens=tokens)
         if invariance_rows
         else None,
+        layer_by_layer=isinstance(encoder, LayeredGraph),
     )

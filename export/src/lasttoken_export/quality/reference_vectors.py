@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +57,15 @@ def reference_vectors(
         rotary_positions=positions, version=__version__
     )
     key = _key(model, rows)
-    kept = _vectors_folder(cache_folder) / f"{key}.npy"
+    kept = vectors_folder(cache_folder) / f"{key}.npy"
     if kept.is_file():
         vectors: NDArray[np.float32] = np.load(kept)
         if on_rows is not None:
             on_rows(len(rows))
         return vectors
-    with layers_folder(cache_folder) as folder:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
+        folder = Path(temporary)
         encoder: Encoder | LayeredGraph
         if memory_to_run(model, target="onnxruntime") > available_memory_bytes():
             encoder = LayeredGraph(model, folder)
@@ -78,20 +79,12 @@ def reference_vectors(
     return vectors
 
 
-@contextmanager
-def layers_folder(cache_folder: Path | None = None) -> Iterator[Path]:
-    """Make a folder in the cache for the layers of graphs that are run one at a time.
+def vectors_folder(cache_folder: Path | None = None) -> Path:
+    """Return where vectors are kept, and the layers of graphs that are run layer by layer.
 
     Args:
         cache_folder: The cache; None for the default.
     """
-    parent = _vectors_folder(cache_folder)
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
-        yield Path(folder)
-
-
-def _vectors_folder(cache_folder: Path | None) -> Path:
     return (cache_folder or default_cache_folder()) / "reference-vectors"
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
-from lasttoken_export.quality.layered_graph import LayeredGraph
+from lasttoken_export.quality.layered_graph import LayeredGraph, read_graph
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.server_modules import server_module
 
@@ -171,13 +170,13 @@ def open_within_memory(
 
     Args:
         graph: Path of the ONNX file.
-        folder: Where one layer's weights are written at a time; it must be there.
+        folder: Where one layer's weights are written at a time; made where need be.
         memory_bytes: What running the whole graph takes.
         target: Runtime that it is written for, as ``--runtime`` names it.
     """
     if memory_bytes <= available_memory_bytes():
         return open_graph(graph, target=target)
-    return LayeredGraph(ir.load(graph), folder, config=_session_config(target))
+    return LayeredGraph(read_graph(graph), folder, config=_session_config(target))
 
 
 def _session_config(target: str) -> Mapping[str, str] | None:

@@ -21,7 +21,7 @@ from lasttoken_export.quality.artefact import Artefact, check_files, open_artefa
 from lasttoken_export.quality.export_check import describe, row_counter, why_not_run
 from lasttoken_export.quality.gate import check_gate
 from lasttoken_export.quality.measurement import measure_graph
-from lasttoken_export.quality.reference_vectors import layers_folder, reference_vectors
+from lasttoken_export.quality.reference_vectors import reference_vectors, vectors_folder
 from lasttoken_export.quality.retrieval_set import RetrievalSet
 from lasttoken_export.quality.token_rows import embed_rows, open_within_memory, tokenize_set
 
@@ -68,31 +68,30 @@ def verify_artefact(
     check_files(artefact)
     target = artefact.card["runtime"]
     own = target == "onnxruntime-cpu"
-    with layers_folder(cache_folder) as folder:
-        opened = partial(_open, artefact, folder, target=target)
-        refusal = None if own else why_not_run(opened, target)
-        if refusal is not None:
-            raise InvalidOption(f"{artefact.name} cannot be verified on this machine: {refusal}")
-        _check_same_tokenizer(artefact, reference)
-        compared_with = _check_same_weights(artefact, reference)
-        rows = tokenize_set(artefact.tokenizer_folder, texts)
-        on_rows = row_counter(2 * len(rows), on_texts)
-        vectors: NDArray[np.float32]
-        if isinstance(reference, Artefact):
-            vectors = embed_rows(_open(reference, folder), rows, on_rows=on_rows)
-        else:
-            checkpoint, contract = reference
-            vectors = reference_vectors(
-                checkpoint, contract, rows, cache_folder=cache_folder, on_rows=on_rows
-            )
-        measurement = measure_graph(
-            opened(),
-            rows,
-            vectors,
-            queries=len(texts.queries),
-            invariance_rows=_INVARIANCE_ROWS,
-            on_rows=on_rows,
+    opened = partial(_open, artefact, cache_folder, target=target)
+    refusal = None if own else why_not_run(opened, target)
+    if refusal is not None:
+        raise InvalidOption(f"{artefact.name} cannot be verified on this machine: {refusal}")
+    _check_same_tokenizer(artefact, reference)
+    compared_with = _check_same_weights(artefact, reference)
+    rows = tokenize_set(artefact.tokenizer_folder, texts)
+    on_rows = row_counter(2 * len(rows), on_texts)
+    vectors: NDArray[np.float32]
+    if isinstance(reference, Artefact):
+        vectors = embed_rows(_open(reference, cache_folder), rows, on_rows=on_rows)
+    else:
+        checkpoint, contract = reference
+        vectors = reference_vectors(
+            checkpoint, contract, rows, cache_folder=cache_folder, on_rows=on_rows
         )
+    measurement = measure_graph(
+        opened(),
+        rows,
+        vectors,
+        queries=len(texts.queries),
+        invariance_rows=_INVARIANCE_ROWS,
+        on_rows=on_rows,
+    )
     earlier = ((artefact.card.get("quality") or {}).get("gate") or {}).get("accepted", {})
     gate = check_gate(
         measurement.figures,
@@ -143,11 +142,11 @@ def _check_same_weights(
     return "fp32 graph of the same checkpoint"
 
 
-def _open(artefact: Artefact, folder: Path, *, target: str = "onnxruntime") -> Any:
+def _open(artefact: Artefact, cache_folder: Path | None, *, target: str = "onnxruntime") -> Any:
     """Open an artefact's graph; layer by layer where it does not fit into memory."""
     return open_within_memory(
         artefact.graph,
-        folder,
+        vectors_folder(cache_folder),
         memory_bytes=memory_to_run(ir.load(artefact.graph), target=target),
         target=target,
     )

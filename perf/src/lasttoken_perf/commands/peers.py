@@ -107,9 +107,10 @@ def peers_table(result: dict[str, Any]) -> Iterator[str]:
         ["cannot run here", "why"],
         ([name, in_short(why)] for name, why in result["unavailable"].items()),
     )
-    if layers := result.get("model", {}).get("random_layers"):
+    model = result.get("model", {})
+    if model.get("random_layers"):
         yield ""
-        yield _note_of_layers(layers)
+        yield _note_of_layers(model["random_layers"], whole=model["computes_last_layer_whole"])
     others = max((row.get("other_cpu_cores", 0.0) for row in result.get("rows", ())), default=0.0)
     if others > OTHER_CORES_BAR:
         yield ""
@@ -119,17 +120,25 @@ def peers_table(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _note_of_layers(layers: int) -> str:
-    """Say what a few layers make of the ratios: ours computes the last one for pooled tokens."""
-    whole = SFR_CONFIG["num_hidden_layers"]
-    note = (
-        f"Random weights of {layers} of the model's {whole} layers. Behind the attention of the "
-        "last one our graph computes the pooled tokens alone, which peers do not"
+def _note_of_layers(layers: int, *, whole: bool) -> str:
+    """Say what a few layers make of the ratios.
+
+    Args:
+        layers: How many there are.
+        whole: Whether ours computes the last one for all tokens, and not for the pooled ones alone.
+    """
+    most = SFR_CONFIG["num_hidden_layers"]
+    note = f"Random weights of {layers} of the model's {most} layers."
+    if whole:
+        return note
+    note += (
+        " Behind the attention of the last one our graph computes the pooled tokens alone, which "
+        "peers do not"
     )
     if layers == 1:
         return f"{note}: with one layer no ratio to a peer says anything of the model."
-    too_high = (1 - 1 / whole) / (1 - 1 / layers)
-    return f"{note}: for all {whole}, ratios to peers are to be divided by up to {too_high:.2f}."
+    too_high = (1 - 1 / most) / (1 - 1 / layers)
+    return f"{note}: for all {most}, ratios to peers are to be divided by up to {too_high:.2f}."
 
 
 COMMAND = Command(add_arguments=_add_arguments, run=_run)

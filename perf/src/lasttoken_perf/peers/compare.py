@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from lasttoken.local import LocalTriton
 from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken_export.catalogue import CatalogueEntry
@@ -18,6 +20,7 @@ from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.exporter import ExportOptions, export_model
+from lasttoken_export.graph.packed_graph import LONE_ROW
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_perf.bench import tokenize
@@ -169,6 +172,9 @@ def run_compare(
                     "triton_name": name,
                     "precision": options.precision,
                     "random_layers": options.random_layers,
+                    "computes_last_layer_whole": _computes_last_layer_whole(
+                        repository / f"{name}{ENCODER}"
+                    ),
                 },
                 workload={
                     "distribution": options.distribution,
@@ -219,6 +225,14 @@ def _weights(
     say(f"writing {gguf.name}")
     write_gguf(checkpoint, made / SENTENCEPIECE, gguf)
     return checkpoint, gguf
+
+
+def _computes_last_layer_whole(encoder: Path) -> bool:
+    """Whether an encoder computes all tokens behind its last attention, not the pooled ones alone.
+
+    Those do whose products give one token other bits than many.
+    """
+    return LONE_ROW in ir.load(encoder / "1" / "encoder.onnx").metadata_props
 
 
 def _export(

@@ -188,6 +188,8 @@ def test_a_model_beyond_memory_is_measured_layer_by_layer(folder, tmp_path, monk
     assert run == [2, 2, 2], "the reference, the graph, and whether batches change its vectors"
     assert sum(told) == 4 * PAIRS
     assert report.quality["status"] == "measured"
+    assert report.quality["measured_on"].endswith("CPU, layer by layer")
+    assert whole.quality["measured_on"].endswith("CPU")
     assert report.quality["bitwise_batch_invariant"] is True
     for figure in ("mean_cosine", "p1_cosine", "minimum_cosine", "ndcg_at_10"):
         assert report.quality[figure] == pytest.approx(whole.quality[figure], abs=1e-6)
@@ -236,6 +238,21 @@ def test_verify_measures_a_model_beyond_memory_too(folder, tmp_path, monkeypatch
     model = str(tmp_path / "repository/small")
     assert cli.main(["verify", model, "--set", "python", "--pairs", "30", *fp32]) == 0
     assert run == [2, 2, 2]
+
+
+def test_a_cache_that_cannot_be_written_matters_where_it_is_needed_alone(
+    folder, tmp_path, monkeypatch, capsys
+):
+    export(folder, tmp_path / "a/repository")
+    export(folder, tmp_path / "fp32/repository", precision="fp32")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "file/cache"))
+    words = ["verify", str(tmp_path / "a/repository/small"), "--set", "python", "--pairs", "30",
+             "--reference", str(tmp_path / "fp32/repository/small")]  # fmt: skip
+    assert cli.main(words) == 0
+    only_a_layer_fits(monkeypatch)
+    assert cli.main(words) == 1
+    assert "Not a directory" in capsys.readouterr().err
 
 
 def written(folder):
