@@ -8,7 +8,7 @@ from lasttoken_export.errors import InvalidOption
 from lasttoken_perf import export_bench, machine, random_model
 from lasttoken_perf.cli import main
 from lasttoken_perf.commands import export as export_command
-from lasttoken_perf.errors import NotEnoughRoom
+from lasttoken_perf.errors import FolderInUse, NotEnoughRoom
 from lasttoken_perf.export_bench import run_export_bench
 from lasttoken_perf.random_checkpoint import SFR_CONFIG
 
@@ -54,6 +54,13 @@ def test_too_small_a_disk_is_refused(monkeypatch, tmp_path):
     with pytest.raises(NotEnoughRoom, match="--folder"):
         run_export_bench(tmp_path / "x", cache_folder=None, say=lambda _: None)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_in_use_is_told_first(monkeypatch, tmp_path):
+    """Its files may be what fills the disk."""
+    monkeypatch.setattr(export_bench, "_BYTES_NEEDED", 10**18)
+    with pytest.raises(FolderInUse, match="another run works in it"):
+        run_export_bench(tmp_path, cache_folder=None, say=lambda _: None)
 
 
 @pytest.mark.slow

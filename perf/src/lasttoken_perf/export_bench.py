@@ -61,6 +61,8 @@ def run_export_bench(
     """
     find_precision(precision, "onnxruntime")  # before 14 GB are written
     config = config_of_layers(layers, option="--layers")
+    if folder.exists():
+        raise _in_use(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if free < _BYTES_NEEDED:
@@ -71,10 +73,7 @@ def run_export_bench(
     try:
         folder.mkdir()
     except FileExistsError:
-        raise FolderInUse(
-            f"{folder} is there: another run works in it, or one was killed; remove it, or name "
-            "another folder with --folder"
-        ) from None
+        raise _in_use(folder) from None
     try:
         count = config["num_hidden_layers"]
         say(f"writing a random checkpoint of {count} layers")
@@ -102,6 +101,13 @@ def run_export_bench(
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> FolderInUse:
+    return FolderInUse(
+        f"{folder} is there: another run works in it, or one was killed; remove it, or name "
+        "another folder with --folder"
+    )
 
 
 def _export(folder: Path, precision: str, quality_pairs: int) -> tuple[dict[str, Any], int]:
