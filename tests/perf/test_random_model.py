@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from tokenizers import Tokenizer
 
+from lasttoken_export.catalogue import entry as catalogue_entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.graph.model_graph import model_graph
@@ -16,8 +17,9 @@ from lasttoken_perf.cli import main
 from lasttoken_perf.commands import peers as peers_command
 from lasttoken_perf.errors import UnknownWorkload
 from lasttoken_perf.gguf_writing import write_gguf
-from lasttoken_perf.peers import compare
+from lasttoken_perf.peers import compare, weights
 from lasttoken_perf.peers.compare import CompareOptions, run_compare
+from lasttoken_perf.peers.weights import open_weights
 from lasttoken_perf.random_checkpoint import SFR_CONFIG
 from lasttoken_perf.random_model import SENTENCEPIECE, config_of_layers, write_random_model
 from unit.export.checkpoints import tensors, write_folder
@@ -130,10 +132,34 @@ def test_the_table_of_a_whole_model_says_nothing_of_layers():
     assert not any("layers" in line for line in peers_command.peers_table(result))
 
 
-@pytest.mark.parametrize(("peers", "written"), [(["llama.cpp server q8_0"], True), ([], False)])
-def test_a_gguf_file_is_written_for_llama_cpp_alone(monkeypatch, tmp_path, peers, written):
-    monkeypatch.setattr(compare, "config_of_layers", lambda layers, option: SMALL)
-    options = CompareOptions(model="sfr-embedding-mistral", random_layers=2, peers=peers)
-    checkpoint, file = compare._weights(options, None, tmp_path, lambda _: None)
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_gguf_file_is_written_where_it_is_wanted(monkeypatch, tmp_path, wanted):
+    monkeypatch.setattr(weights, "config_of_layers", lambda layers, option: SMALL)
+    checkpoint, file = open_weights(
+        catalogue_entry("sfr-embedding-mistral"),
+        tmp_path,
+        random_layers=2,
+        for_llama_cpp=wanted,
+        cache_folder=None,
+        say=lambda _: None,
+    )
     assert checkpoint.config.num_layers == 2
-    assert (file is not None and file.is_file()) is written
+    assert (file is not None and file.is_file()) is wanted
+
+
+@pytest.mark.parametrize(
+    ("peers", "wanted"),
+    [(["sentence-transformers", "llama.cpp server q8_0"], True), (["Infinity server"], False)],
+)
+def test_llama_cpp_alone_wants_a_gguf_file(monkeypatch, peers, wanted):
+    asked = []
+
+    def opened(entry, folder, **options):
+        asked.append((entry.name, options["random_layers"], options["for_llama_cpp"]))
+        raise InvalidOption("far enough")
+
+    monkeypatch.setattr(compare, "open_weights", opened)
+    options = CompareOptions(model="sfr-embedding-mistral", random_layers=3, peers=peers)
+    with pytest.raises(InvalidOption, match="far enough"):
+        run_compare(options, say=lambda _: None)
+    assert asked == [("sfr-embedding-mistral", 3, wanted)]

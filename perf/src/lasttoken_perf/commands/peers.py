@@ -8,9 +8,10 @@ from typing import Any
 
 from lasttoken_perf.command import Command, add_model_argument, cache_folder, say, whole_number
 from lasttoken_perf.corpus import DISTRIBUTIONS
-from lasttoken_perf.peers.compare import RANDOM_MODEL, CompareOptions, run_compare
+from lasttoken_perf.peers.compare import CompareOptions, run_compare
 from lasttoken_perf.peers.contestants import PEERS
 from lasttoken_perf.peers.other_load import OTHER_CORES_BAR
+from lasttoken_perf.peers.weights import RANDOM_MODEL
 from lasttoken_perf.random_checkpoint import SFR_CONFIG
 from lasttoken_perf.tables import in_short, markdown_table, median
 

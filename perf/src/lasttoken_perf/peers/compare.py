@@ -17,16 +17,14 @@ from lasttoken.local import LocalTriton
 from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken_export.catalogue import CatalogueEntry
 from lasttoken_export.catalogue import entry as catalogue_entry
-from lasttoken_export.checkpoint import Checkpoint, open_checkpoint
-from lasttoken_export.errors import InvalidOption
+from lasttoken_export.checkpoint import Checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
 from lasttoken_export.graph.packed_graph import LONE_ROW
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_perf.bench import tokenize
 from lasttoken_perf.corpus import texts_of
-from lasttoken_perf.gguf_writing import write_gguf
-from lasttoken_perf.hf_folder import gguf_of, write_peer_folder
+from lasttoken_perf.hf_folder import write_peer_folder
 from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.peers.agreement import Vectors, agree
 from lasttoken_perf.peers.contestants import (
@@ -46,12 +44,10 @@ from lasttoken_perf.peers.contestants import (
 from lasttoken_perf.peers.process import PeerProcess
 from lasttoken_perf.peers.ratios import ratios
 from lasttoken_perf.peers.timing import Timing, Work, measure
-from lasttoken_perf.random_model import SENTENCEPIECE, config_of_layers, write_random_model
+from lasttoken_perf.peers.weights import open_weights
 from lasttoken_perf.results import make_result
 from lasttoken_perf.served import embed_list, embed_one_by_one, embed_singly
 from lasttoken_perf.workload import length_percentiles
-
-RANDOM_MODEL = "sfr-embedding-mistral"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +104,16 @@ def run_compare(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lasttoken-peers.")))
         entry = catalogue_entry(options.model)
-        checkpoint, gguf = _weights(options, entry, folder, say)
+        checkpoint, gguf = open_weights(
+            entry,
+            folder,
+            random_layers=options.random_layers,
+            for_llama_cpp=any(
+                peer.environment == "llama_cpp" for peer in PEERS if peer.name in options.peers
+            ),
+            cache_folder=options.cache_folder,
+            say=say,
+        )
         repository = folder / "repository"
         name = _export(checkpoint, entry, options.precision, repository, say)
         draw = partial(texts_of, seed=options.seed, instruction=options.instruction)
@@ -201,30 +206,6 @@ def run_compare(
         with rows_kept(output, after_rows(timing.rows, result)):
             measure(contestants, work, timing, repeats=options.repeats, say=say)
     return result()
-
-
-def _weights(
-    options: CompareOptions, entry: CatalogueEntry, folder: Path, say: Callable[[str], None]
-) -> tuple[Checkpoint, Path | None]:
-    """Return the weights, and their GGUF file where there is one."""
-    cache_folder = options.cache_folder
-    if options.random_layers is None:
-        checkpoint = open_checkpoint(entry.source, cache_folder=cache_folder)
-        return checkpoint, gguf_of(entry, cache_folder=cache_folder)
-    if options.model != RANDOM_MODEL:
-        raise InvalidOption(
-            f"random layers are of {RANDOM_MODEL}'s shape, and the model is {options.model}: add "
-            f"--model {RANDOM_MODEL}"
-        )
-    config = config_of_layers(options.random_layers, option="--random-layers")
-    made = folder / "random"
-    checkpoint = write_random_model(made, config, cache_folder=cache_folder, say=say)
-    if not any(peer.environment == "llama_cpp" and peer.name in options.peers for peer in PEERS):
-        return checkpoint, None
-    gguf = folder / "random.gguf"
-    say(f"writing {gguf.name}")
-    write_gguf(checkpoint, made / SENTENCEPIECE, gguf)
-    return checkpoint, gguf
 
 
 def _computes_last_layer_whole(encoder: Path) -> bool:
