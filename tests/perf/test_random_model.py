@@ -1,6 +1,7 @@
 """Models of SFR-Embedding-Mistral's shape with random weights: the files that peers load."""
 
 import json
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -130,6 +131,42 @@ def test_whether_the_last_layer_is_computed_whole_is_read_from_the_graph(
 def test_the_table_of_a_whole_model_says_nothing_of_layers():
     result = {"summary": [], "ratios": {}, "unavailable": {}, "model": {"random_layers": None}}
     assert not any("layers" in line for line in peers_command.peers_table(result))
+
+
+def test_a_result_is_made_when_the_work_folder_is_gone(monkeypatch):
+    """Of everything that it tells of the exported model."""
+    folders = []
+
+    def export(checkpoint, entry, precision, repository, say):
+        folders.append(repository.parent)
+        version = repository / "sfr_encoder" / "1"
+        version.mkdir(parents=True)
+        graph = model_graph(
+            open_checkpoint(
+                write_folder(repository / "hf", tensors(BYTES_CONFIG), config=BYTES_CONFIG)
+            ),
+            precision="fp32",
+            contract=EmbeddingContract(),
+        ).build(rotary_positions=64, version="0")
+        ir.save(graph, version / "encoder.onnx", external_data="encoder.onnx.data")
+        return "sfr"
+
+    checkpoint = SimpleNamespace(config=SimpleNamespace(hidden_size=32))
+    monkeypatch.setattr(compare, "open_weights", lambda *_, **__: (checkpoint, None))
+    monkeypatch.setattr(compare, "_export", export)
+    monkeypatch.setattr(compare, "tokenize", lambda _, texts: ([[1]] * len(texts), texts))
+    monkeypatch.setattr(compare, "write_peer_folder", lambda *_, **__: None)
+    for name in ("_bare", "_served", "measure"):
+        monkeypatch.setattr(compare, name, lambda *_, **__: None)
+    agreed = SimpleNamespace(wrong={}, lowest={}, served={compare.SERVED: 1.0})
+    monkeypatch.setattr(compare, "agree", lambda *_, **__: agreed)
+    options = CompareOptions(
+        model="sfr-embedding-mistral", random_layers=2, peers=(), texts=3, queries=2
+    )
+    result = run_compare(options, say=lambda _: None)
+    assert not folders[0].exists()
+    assert result["model"]["random_layers"] == 2
+    assert result["model"]["computes_last_layer_whole"] is False
 
 
 @pytest.mark.parametrize("wanted", [True, False])

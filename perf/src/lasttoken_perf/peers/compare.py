@@ -116,6 +116,7 @@ def run_compare(
         )
         repository = folder / "repository"
         name = _export(checkpoint, entry, options.precision, repository, say)
+        last_layer_whole = _computes_last_layer_whole(repository / f"{name}{ENCODER}")
         draw = partial(texts_of, seed=options.seed, instruction=options.instruction)
         texts = draw(options.distribution, options.texts)
         queries = draw("queries", options.queries)
@@ -177,9 +178,7 @@ def run_compare(
                     "triton_name": name,
                     "precision": options.precision,
                     "random_layers": options.random_layers,
-                    "computes_last_layer_whole": _computes_last_layer_whole(
-                        repository / f"{name}{ENCODER}"
-                    ),
+                    "computes_last_layer_whole": last_layer_whole,
                 },
                 workload={
                     "distribution": options.distribution,
