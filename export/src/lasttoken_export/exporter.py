@@ -18,7 +18,7 @@ from lasttoken_export.checkpoint import Checkpoint, validate_tensors
 from lasttoken_export.checkpoint.weights_digest import weights_digest
 from lasttoken_export.errors import InvalidOption
 from lasttoken_export.export_options import RUNTIMES, ExportOptions
-from lasttoken_export.graph.graph_memory import memory_to_run, weight_bytes
+from lasttoken_export.graph.graph_memory import fits_into_memory, memory_to_run, weight_bytes
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.graph.unsigned_weights import use_unsigned_weights
@@ -49,7 +49,6 @@ from lasttoken_export.tensorrt.profile import PlanProfile
 from lasttoken_export.verification import (
     check_graph_where_it_runs,
     check_weights,
-    fits_into_memory,
 )
 
 __all__ = ["ExportOptions", "ExportReport", "export_model"]

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.errors import VerificationFailed
 from lasttoken_export.model_sources import ENCODER
 from lasttoken_export.quality.token_rows import open_graph
@@ -79,11 +78,6 @@ def check_weights(graph: Path, first_layer: ir.Model) -> int:
         value.const_value = found
         compared += array.nbytes
     return compared
-
-
-def fits_into_memory(memory_bytes: int) -> bool:
-    """Whether so much is available."""
-    return memory_bytes < available_memory_bytes()
 
 
 def check_graph(

@@ -25,6 +25,10 @@ def write_gguf(checkpoint: Checkpoint, sentencepiece: Path, file: Path) -> None:
         checkpoint: The weights.
         sentencepiece: The model's ``tokenizer.model``.
         file: What is written.
+
+    Raises:
+        CorruptFile: The vocabulary is no SentencePiece file.
+        UnsupportedTokenizer: It is of another kind than Llama's and Mistral's.
     """
     config = checkpoint.config
     assert isinstance(config, DecoderConfig)

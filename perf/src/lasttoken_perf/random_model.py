@@ -63,6 +63,9 @@ def write_random_model(
         config: Of `config_of_layers`.
         cache_folder: Where the tokenizer is kept; None for the default.
         say: Told each file of weights.
+
+    Returns:
+        The folder, opened.
     """
     write_random_checkpoint(folder, {**config, "torch_dtype": "float16"}, seed=1, say=say)
     write_sentencepiece(folder, cache_folder=cache_folder)

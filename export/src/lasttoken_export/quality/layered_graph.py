@@ -36,6 +36,9 @@ def read_graph(graph: Path) -> ir.Model:
 
     Args:
         graph: Path of the ONNX file; its external data lies beside it.
+
+    Returns:
+        The graph; a weight is read when its values are asked for.
     """
     model, data = ir.load(graph), graph.with_name(f"{graph.name}.data")
     for value in model.graph.initializers.values():

@@ -16,9 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lasttoken_export._version import __version__
-from lasttoken_export.available_memory import available_memory_bytes
 from lasttoken_export.checkpoint import Checkpoint, default_cache_folder
-from lasttoken_export.graph.graph_memory import memory_to_run
+from lasttoken_export.graph.graph_memory import fits_into_memory, memory_to_run
 from lasttoken_export.graph.model_graph import model_graph
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.quality.layered_graph import LayeredGraph
@@ -67,12 +66,12 @@ def reference_vectors(
     with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
         folder = Path(temporary)
         encoder: Encoder | LayeredGraph
-        if memory_to_run(model, target="onnxruntime") > available_memory_bytes():
-            encoder = LayeredGraph(model, folder)
-        else:
+        if fits_into_memory(memory_to_run(model, target="onnxruntime")):
             graph = folder / "reference.onnx"
             ir.save(model, graph, external_data="reference.onnx.data")
             encoder = open_graph(graph)
+        else:
+            encoder = LayeredGraph(model, folder)
         vectors = embed_rows(encoder, rows, on_rows=on_rows)
         np.save(folder / "vectors.npy", vectors)
         (folder / "vectors.npy").rename(kept)

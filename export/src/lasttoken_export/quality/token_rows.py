@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lasttoken_export.available_memory import available_memory_bytes
+from lasttoken_export.graph.graph_memory import fits_into_memory
 from lasttoken_export.model_sources import ENCODER, TOKENIZER
 from lasttoken_export.quality.layered_graph import LayeredGraph, read_graph
 from lasttoken_export.quality.retrieval_set import RetrievalSet
@@ -173,8 +173,14 @@ def open_within_memory(
         folder: Where one layer's weights are written at a time; made where need be.
         memory_bytes: What running the whole graph takes.
         target: Runtime that it is written for, as ``--runtime`` names it.
+
+    Returns:
+        An `Encoder` or a `LayeredGraph`.
+
+    Raises:
+        onnxruntime's Fail, InvalidGraph or NotImplemented: It cannot run the graph.
     """
-    if memory_bytes <= available_memory_bytes():
+    if fits_into_memory(memory_bytes):
         return open_graph(graph, target=target)
     return LayeredGraph(read_graph(graph), folder, config=_session_config(target))
 

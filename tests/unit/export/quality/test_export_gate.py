@@ -16,6 +16,7 @@ from lasttoken_export.errors import (
     VerificationFailed,
 )
 from lasttoken_export.exporter import ExportOptions, export_model
+from lasttoken_export.graph import graph_memory
 from lasttoken_export.graph.packed_graph import EmbeddingContract
 from lasttoken_export.model_config import parse_config
 from lasttoken_export.quality import (
@@ -172,8 +173,7 @@ def only_a_layer_fits(monkeypatch):
 
     monkeypatch.setattr(token_rows, "LayeredGraph", Counted)
     monkeypatch.setattr(reference_vectors, "LayeredGraph", Counted)
-    for module in (token_rows, reference_vectors):
-        monkeypatch.setattr(module, "available_memory_bytes", lambda: 0)
+    monkeypatch.setattr(graph_memory, "available_memory_bytes", lambda: 0)
     return run
 
 
