@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,11 +27,13 @@ from lasttoken_perf.peers.contestants import (
     SERVER,
     SINGLE,
     Contestant,
+    Material,
 )
 from lasttoken_perf.peers.http_server import HttpPeer
 from lasttoken_perf.peers.other_load import OtherLoad
 from lasttoken_perf.peers.process import PeerRun
 from lasttoken_perf.peers.ratios import ratios
+from lasttoken_perf.peers.server_commands import SERVERS
 from lasttoken_perf.peers.timing import Timing, Work, measure
 from lasttoken_perf.results import make_result, summarise
 from lasttoken_perf.served import embed_one_by_one, embed_singly
@@ -45,17 +48,22 @@ if fate == "dies": sys.exit("no such model")
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    seen = set()
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/forget": self.seen.clear()
         rows = []
-        for index, text in enumerate(body["input"]):
+        if self.seen & set(body.get("input", [])) and fate == "keeps":
+            self.send_error(409, "has had it"); return
+        self.seen.update(body.get("input", []))
+        for index, text in enumerate(body.get("input", [])):
             vector = [float(len(text)), 1.0]
             if body.get("encoding_format") == "base64":
                 vector = base64.b64encode(struct.pack("<2f", *vector)).decode()
             rows.append({"index": index, "embedding": vector})
         rows.reverse()
         if fate == "loses one" and body["input"] != ["warm"]: rows.pop()
-        answer = json.dumps({"data": rows}).encode()
+        answer = json.dumps({"data": rows, "success": fate != "busy"}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -68,7 +76,7 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 @pytest.fixture
 def http_peer(tmp_path):
-    def start(fate="lives", encoding="base64"):
+    def start(fate="lives", fields=None, forget_path=None):
         return HttpPeer(
             "a server",
             [sys.executable, "-c", SERVER_PROGRAM, "{port}", fate],
@@ -77,16 +85,17 @@ def http_peer(tmp_path):
             path="/v1/embeddings",
             model="model",
             version="1",
-            encoding=encoding,
+            fields=fields or {},
+            forget_path=forget_path,
         )
 
     return start
 
 
-@pytest.mark.parametrize("encoding", ["base64", "float"])
-def test_a_server_gets_every_text_once_and_vectors_come_back_in_order(http_peer, encoding):
+@pytest.mark.parametrize("fields", [{"encoding_format": "base64"}, {}])
+def test_a_server_gets_every_text_once_and_vectors_come_back_in_order(http_peer, fields):
     texts = ["x" * length for length in (5, 1, 9, 2, 7)]
-    with http_peer(encoding=encoding) as peer:
+    with http_peer(fields=fields) as peer:
         single = peer.one_by_one(texts, clients=3)
         lists = peer.lists(texts, size=2, clients=2)
     expected = np.array([[len(text), 1] for text in texts], np.float32)
@@ -94,6 +103,21 @@ def test_a_server_gets_every_text_once_and_vectors_come_back_in_order(http_peer,
     assert np.allclose(single.vectors, expected)
     assert np.allclose(lists.vectors, expected)
     assert (len(single.latency_ms), len(lists.latency_ms)) == (5, 3)
+
+
+def test_a_server_forgets_before_every_run_what_it_has_embedded(http_peer):
+    texts = ["a", "b", "c"]
+    with http_peer("keeps", forget_path="/forget") as peer:
+        for _ in range(2):
+            assert len(peer.one_by_one(texts, clients=2).vectors) == 3
+        assert len(peer.lists(texts, size=2, clients=1).vectors) == 3
+    with http_peer("keeps") as peer, pytest.raises(PeerFailed, match="409"):
+        peer.one_by_one(["warm"], clients=1)
+    with (
+        http_peer("busy", forget_path="/forget") as peer,
+        pytest.raises(PeerFailed, match="keeps what it was told to forget"),
+    ):
+        peer.one_by_one(texts, clients=1)
 
 
 def test_a_server_that_dies_or_loses_a_text_is_told(http_peer):
@@ -262,7 +286,7 @@ def test_how_the_others_are_started_is_for_the_models_pooling(pooling):
     how = contestants.not_started(pooling)
     assert f"--pooling {pooling.replace('_', '-')} " in how["text-embeddings-inference"]
     assert ":cpu-" in how["text-embeddings-inference"]
-    assert "--runner pooling" in how["vLLM"]
+    assert "--runner pooling" in how["vLLM on a GPU"]
 
 
 def row(subject, load, repeat, tokens_per_s, p50_ms):
@@ -296,14 +320,64 @@ def test_ratios_are_taken_repeat_by_repeat():
 
 def test_every_peer_is_pinned_and_can_be_found():
     for peer in contestants.PEERS:
-        path = environment._REQUIREMENTS / f"{peer.environment}.txt"
-        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        files = environment._requirement_files(peer.environment)
+        lines = [line for file in files for line in file.read_text().splitlines()]
+        lines = [line for line in lines if not line.startswith("#")]
         assert len(lines) > 10
         assert all(line.count("==") == 1 for line in lines), peer.name
-    assert contestants._pinned_version(
-        next(p for p in contestants.PEERS if p.name == "Infinity server")
-    )
+    for server in SERVERS:
+        assert re.fullmatch(r"[0-9.]+", environment.pinned_version(server))
     assert SERVER == "server"
+
+
+def test_what_asks_for_too_much_is_installed_last_and_alone(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    environment.install_peer("vllm", tmp_path, lambda words: None)
+    installs = [command for command in commands if "install" in command]
+    assert [Path(command[-1]).name for command in installs] == ["vllm.txt", "vllm.no-deps.txt"]
+    assert ["--no-deps" in command for command in installs] == [False, True]
+    assert "vllm" not in (environment._REQUIREMENTS / "vllm.txt").read_text().split("\n", 1)[1]
+
+
+def material(folder):
+    return Material(
+        texts=[], queries=[], hf_folder=folder / "huggingface", gguf=None, pooling="last_token",
+        max_length=2048, threads=2, clients=1, folder=folder, cache_folder=folder / "cache",
+    )  # fmt: skip
+
+
+SERVER_PEERS = [p for p in contestants.PEERS if p.start is contestants._start_server]
+
+
+@pytest.mark.parametrize("peer", SERVER_PEERS, ids=lambda peer: peer.name)
+def test_servers_listen_on_loopback_alone_and_take_the_models_weights(peer, tmp_path):
+    how = SERVERS[peer.environment](peer, material(tmp_path), Path("/environment/bin/python"))
+    assert how.command[how.command.index("--host") + 1] == "127.0.0.1"
+    assert how.command[how.command.index("--port") + 1] == "{port}"
+    weights = [part for part in how.command if part.startswith(str(tmp_path))]
+    ours = {"huggingface", f"{peer.precision}.gguf"}
+    assert len(weights) == 1
+    assert Path(weights[0]).name in ours
+
+
+def test_vllm_takes_all_cores_and_forgets(tmp_path):
+    [peer] = [peer for peer in contestants.PEERS if peer.name == "vLLM server"]
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libiomp5.so").touch()
+    how = SERVERS["vllm"](peer, material(tmp_path), tmp_path / "bin" / "python")
+    cores = {int(core) for core in how.variables["VLLM_CPU_OMP_THREADS_BIND"].split(",")}
+    assert cores == os.sched_getaffinity(0)
+    assert how.variables["LD_PRELOAD"] == str(tmp_path / "lib" / "libiomp5.so")
+    assert how.forget_path == "/reset_prefix_cache"
+    assert how.variables["VLLM_SERVER_DEV_MODE"] == "1"  # without it there is no such route
+    assert how.fields["truncate_prompt_tokens"] == -1
+    assert how.command[how.command.index("--max-model-len") + 1] == "2048"
 
 
 def test_a_peer_that_cannot_be_installed_says_why(tmp_path, monkeypatch):

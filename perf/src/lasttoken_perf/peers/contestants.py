@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lasttoken_perf.errors import PeerFailed, ToolUnavailable
-from lasttoken_perf.peers.environment import install_peer, peer_variables, stage_package
+from lasttoken_perf.peers.environment import (
+    install_peer,
+    peer_variables,
+    pinned_version,
+    stage_package,
+)
 from lasttoken_perf.peers.http_server import HttpPeer
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
+from lasttoken_perf.peers.server_commands import MODEL_NAME, SERVERS
 
 BARE, SERVED = "bare engine", "lasttoken server"
 LIBRARY, SERVER = "library", "server"
@@ -37,8 +43,8 @@ def not_started(pooling: str) -> dict[str, str]:
     image = "ghcr.io/huggingface/text-embeddings-inference"
     options = f"--model-id MODEL --pooling {_TEI_POOLING[pooling]}"
     return {
-        "vLLM": "needs a GPU machine; there: vllm serve MODEL --runner pooling --dtype bfloat16 "
-        "--port 8080",
+        "vLLM on a GPU": "this suite starts its build for processors; there: vllm serve MODEL "
+        "--runner pooling --dtype bfloat16 --port 8080",
         "text-embeddings-inference": "comes as a container, and this suite starts none; with a "
         f"GPU: docker run --gpus all -p 8080:80 {image}:1.8 {options} --dtype float16; without: "
         f"docker run -p 8080:80 {image}:cpu-1.8 {options}",
@@ -176,17 +182,18 @@ def _start_library(
 def _start_server(
     peer: PeerKind, material: Material, python: Path, variables: Mapping[str, str], stack: ExitStack
 ) -> Contestant:
-    command, path = _SERVERS[peer.environment](peer, material, python)
+    how = SERVERS[peer.environment](peer, material, python)
     server = stack.enter_context(
         HttpPeer(
             peer.name,
-            command,
-            variables=variables,
+            how.command,
+            variables={**variables, **how.variables},
             folder=material.folder,
-            path=path,
-            model="model",
-            version=_pinned_version(peer),
-            encoding="base64" if peer.environment == "infinity" else "float",
+            path=how.path,
+            model=MODEL_NAME,
+            version=pinned_version(peer.environment),
+            fields=how.fields,
+            forget_path=how.forget_path,
         )
     )
     return Contestant(
@@ -203,27 +210,7 @@ def _start_server(
     )
 
 
-def _infinity(_: PeerKind, material: Material, python: Path) -> tuple[list[str], str]:
-    command = [str(python.parent / "infinity_emb"), "v2", "--model-id", str(material.hf_folder),
-               "--served-model-name", "model", "--engine", "torch", "--device", "cpu",
-               "--dtype", "float32", "--no-bettertransformer", "--batch-size", "32",
-               "--host", "127.0.0.1", "--port", "{port}"]  # fmt: skip
-    return command, "/embeddings"
-
-
-def _llama_cpp(peer: PeerKind, material: Material, python: Path) -> tuple[list[str], str]:
-    tokens = str(material.max_length)
-    command = [str(python), "-m", "llama_cpp.server",
-               "--model", str(material.folder / f"{peer.precision}.gguf"),
-               "--model_alias", "model", "--embedding", "True", "--n_ctx", tokens,
-               "--n_batch", tokens, "--n_ubatch", tokens, "--n_threads", str(material.threads),
-               "--n_threads_batch", str(material.threads), "--interrupt_requests", "False",
-               "--verbose", "False", "--host", "127.0.0.1", "--port", "{port}"]  # fmt: skip
-    return command, "/v1/embeddings"
-
-
 _LLAMA_CPP_TYPES = {"fp32": "ALL_F32", "q8_0": "MOSTLY_Q8_0"}
-_SERVERS = {"infinity": _infinity, "llama_cpp": _llama_cpp}
 
 
 def write_llama_cpp_file(
@@ -257,14 +244,6 @@ def write_llama_cpp_file(
         raise PeerFailed(f"llama.cpp wrote no {file.name}: {written.stderr[-300:]}")
 
 
-def _pinned_version(peer: PeerKind) -> str:
-    name = {"infinity": "infinity_emb", "llama_cpp": "llama_cpp_python"}[peer.environment]
-    text = (Path(__file__).parent / "requirements" / f"{peer.environment}.txt").read_text()
-    return next(
-        line.partition("==")[2] for line in text.splitlines() if line.startswith(f"{name}==")
-    )
-
-
 PEERS = (
     PeerKind(name="sentence-transformers", environment="sentence_transformers", precision="fp32",
              start=_start_library, settings={"module": "sentence_transformers"}),
@@ -278,6 +257,7 @@ PEERS = (
              start=_start_library, settings={"module": "llama_cpp"}),
     PeerKind(name="Infinity server", environment="infinity", precision="fp32",
              start=_start_server),
+    PeerKind(name="vLLM server", environment="vllm", precision="fp32", start=_start_server),
     PeerKind(name="llama.cpp server f32", environment="llama_cpp", precision="fp32",
              start=_start_server),
     PeerKind(name="llama.cpp server q8_0", environment="llama_cpp", precision="q8_0",

