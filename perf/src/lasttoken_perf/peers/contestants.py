@@ -18,7 +18,8 @@ from lasttoken_perf.peers.environment import (
 )
 from lasttoken_perf.peers.http_server import HttpPeer
 from lasttoken_perf.peers.process import PeerProcess, PeerRun
-from lasttoken_perf.peers.server_commands import MODEL_NAME, SERVERS
+from lasttoken_perf.peers.server_commands import MODEL_NAME, SERVERS, int8_folder
+from lasttoken_perf.peers.vllm_weights import write_int8_folder
 
 BARE, SERVED = "bare engine", "lasttoken server"
 LIBRARY, SERVER = "library", "server"
@@ -138,6 +139,8 @@ def start_peer(
         variables = peer_variables(stage_package(material.folder))
         if peer.environment == "llama_cpp":
             write_llama_cpp_file(peer, material, python, variables)
+        if peer.environment == "vllm" and peer.precision == "int8":
+            write_int8_folder(material.hf_folder, int8_folder(material))
         say(f"starting {peer.name}")
         return peer.start(peer, material, python, variables, stack)
     except (ToolUnavailable, PeerFailed, OSError) as error:
@@ -257,7 +260,9 @@ PEERS = (
              start=_start_library, settings={"module": "llama_cpp"}),
     PeerKind(name="Infinity server", environment="infinity", precision="fp32",
              start=_start_server),
-    PeerKind(name="vLLM server", environment="vllm", precision="fp32", start=_start_server),
+    PeerKind(name="vLLM server fp32", environment="vllm", precision="fp32", start=_start_server),
+    PeerKind(name="vLLM server bf16", environment="vllm", precision="bf16", start=_start_server),
+    PeerKind(name="vLLM server int8", environment="vllm", precision="int8", start=_start_server),
     PeerKind(name="llama.cpp server f32", environment="llama_cpp", precision="fp32",
              start=_start_server),
     PeerKind(name="llama.cpp server q8_0", environment="llama_cpp", precision="q8_0",

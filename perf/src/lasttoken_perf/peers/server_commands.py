@@ -56,17 +56,25 @@ def _llama_cpp(peer: PeerKind, material: Material, python: Path) -> ServerComman
     return ServerCommand(command=command, path="/v1/embeddings")
 
 
-def _vllm(_: PeerKind, material: Material, python: Path) -> ServerCommand:
+def int8_folder(material: Material) -> Path:
+    """Where vLLM's int8 weights are written for it."""
+    return material.folder / "huggingface-int8"
+
+
+def _vllm(peer: PeerKind, material: Material, python: Path) -> ServerCommand:
     """Start vLLM on the CPU, with Intel's OpenMP, which its pages advise, on all cores.
 
-    Of itself it leaves one core to its other processes. Its ``vllm`` command asks for a package of
+    Of itself it leaves one core to its other processes, and computes in bfloat16 whatever is not in
+    int8. Its ``vllm`` command asks for a package of
     that name, which the CPU build is not; the module is the same server.
 
     Source: https://docs.vllm.ai/en/latest/getting_started/installation/cpu/
     """
+    weights = int8_folder(material) if peer.precision == "int8" else material.hf_folder
+    floats = "float32" if peer.precision == "fp32" else "bfloat16"
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server",
-               "--model", str(material.hf_folder), "--served-model-name", MODEL_NAME,
-               "--runner", "pooling", "--dtype", "float32",
+               "--model", str(weights), "--served-model-name", MODEL_NAME,
+               "--runner", "pooling", "--dtype", floats,
                "--max-model-len", str(material.max_length), *_LOOPBACK]  # fmt: skip
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     variables = {
