@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from lasttoken_perf.commands.peers import peers_table
@@ -103,6 +104,16 @@ def test_a_server_gets_every_text_once_and_vectors_come_back_in_order(http_peer,
     assert np.allclose(single.vectors, expected)
     assert np.allclose(lists.vectors, expected)
     assert (len(single.latency_ms), len(lists.latency_ms)) == (5, 3)
+
+
+def test_a_server_is_stopped_between_its_turns(http_peer):
+    with http_peer() as peer:
+        process = psutil.Process(peer.pid)
+        assert process.status() == psutil.STATUS_STOPPED
+        for _ in range(2):
+            assert len(peer.one_by_one(["a", "b"], clients=2).vectors) == 2
+            assert process.status() == psutil.STATUS_STOPPED
+    assert not process.is_running()
 
 
 def test_a_server_forgets_before_every_run_what_it_has_embedded(http_peer):

@@ -12,8 +12,12 @@ from lasttoken_perf.bench import check_vectors
 from lasttoken_perf.errors import PeerFailed, WrongAnswer
 from lasttoken_perf.peers.contestants import BARE, SERVED, SINGLE, Contestant
 
-LOWEST_COSINE = {"fp32": 0.9999, "bf16": 0.97, "q8_0": 0.97, "int8": 0.97}
-"""Of a peer's vectors, by the precision of its weights, to those of our fp32 engine."""
+LOWEST_COSINE = {"fp32": 0.9999, "bf16": 0.97, "q8_0": 0.97, "int8": 0.95}
+"""Of a peer's vectors, by the precision of its weights, to those of our fp32 engine.
+
+It finds another model, text or pooling, and is no gate of quality: int8 for vLLM is rounded to the
+nearest, without calibration (0.9657 of SmolLM2-135M's longest texts).
+"""
 LOWEST_COSINE_SERVED = 0.9999
 """Of the served model's vectors to those of the engine on the same graph."""
 

@@ -8,12 +8,14 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from lasttoken.local.ports import free_ports
@@ -27,6 +29,9 @@ _CALL_TIMEOUT_S = 600.0
 
 class HttpPeer:
     """Starts a server and sends it texts, each client on a connection of its own.
+
+    Between its runs its processes are stopped: vLLM's take most of a core while nothing is asked,
+    from whoever has his turn.
 
     Args:
         name: For messages and the log's name.
@@ -76,6 +81,7 @@ class HttpPeer:
         except PeerFailed:
             self.close()
             raise
+        self._signal_all("suspend")
 
     @property
     def pid(self) -> int:
@@ -92,6 +98,10 @@ class HttpPeer:
         return self._requests(groups, clients)
 
     def _requests(self, groups: list[list[str]], clients: int) -> PeerRun:
+        with self._awake():
+            return self._run(groups, clients)
+
+    def _run(self, groups: list[list[str]], clients: int) -> PeerRun:
         self._forget()
         pending = iter(enumerate(groups))
         take = threading.Lock()
@@ -127,6 +137,22 @@ class HttpPeer:
             raise PeerFailed(f"{self._name}: {failures[0]!r}\n{self._tail()}")
         vectors = np.concatenate([answers[index] for index in range(len(groups))])
         return PeerRun(seconds=seconds, vectors=vectors, latency_ms=tuple(latency_ms))
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        self._signal_all("resume")
+        try:
+            yield
+        finally:
+            self._signal_all("suspend")
+
+    def _signal_all(self, what: str) -> None:
+        """Suspend or resume the process and its children, those that are left."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._process.pid)
+            for each in [process, *process.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    getattr(each, what)()
 
     def _forget(self) -> None:
         if self._forget_path is None:
@@ -176,6 +202,7 @@ class HttpPeer:
 
     def close(self) -> None:
         """End the server."""
+        self._signal_all("resume")
         self._process.terminate()
         try:
             self._process.wait(15)
