@@ -32,7 +32,11 @@ def test_a_signal_and_a_typed_error_keep_what_was_finished(tmp_path, capsys):
         raise WrongAnswer("norm")
     assert output.is_file()
     assert f"what was finished before it is in {output}" in capsys.readouterr().err
-    assert ends == ["SIGTERM", "WrongAnswer"]
+    output.unlink()
+    with pytest.raises(KeyError), rows_kept(output, finished):
+        raise KeyError("an answer without what it should have")
+    assert output.is_file()
+    assert ends == ["SIGTERM", "WrongAnswer", "KeyError"]
 
 
 def test_nothing_is_written_where_nothing_was_finished_or_no_file_is_named(tmp_path):

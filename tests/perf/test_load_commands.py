@@ -10,6 +10,7 @@ import pytest
 from lasttoken_perf import sweep
 from lasttoken_perf.cli import main
 from lasttoken_perf.commands import latency
+from lasttoken_perf.errors import PeerFailed
 from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.load_tables import steps_table
 from lasttoken_perf.objective import peak_texts_per_s, search_rate
@@ -183,14 +184,35 @@ def test_finished_points_are_written_and_marked(measured, number, tmp_path, caps
     words = ["latency", "--distribution", "queries", "--repeats", "50", "--output", str(output)]
     assert main(words) == 128 + number
     told = capsys.readouterr().err.splitlines()
-    assert told[-1] == (
-        f"interrupted by {number.name}; the points finished before it are in {output}"
-    )
+    assert told[-1] == (f"interrupted by {number.name}; what was finished before it is in {output}")
     result = read_result(output)
     assert len(result["rows"]) == 2
     assert result["interrupted"] == f"{number.name} after 2 load points"
     page = render_page(read_results([output]), title="t")
     assert f"Interrupted ({number.name} after 2 load points)" in page
+
+
+def test_points_are_kept_when_a_later_one_fails(measured, tmp_path, capsys):
+    def refused_at_many(point):
+        if point.concurrency == 64:
+            raise PeerFailed("perf_analyzer: a request was refused")
+        return figures()
+
+    measured(refused_at_many)
+    output = tmp_path / "x.json"
+    words = ["sweep", "--concurrency", "1", "16", "64", "--repeats", "1", "--output", str(output)]
+    assert main(words) == 1
+    assert f"what was finished before it is in {output}" in capsys.readouterr().err
+    result = read_result(output)
+    assert [row["concurrency"] for row in result["rows"]] == [1, 16]
+    assert result["interrupted"] == "PeerFailed after 2 load points"
+
+
+def test_many_at_a_time_warm_up_with_two_requests_each(measured):
+    points = []
+    measured(lambda point: points.append(point) or figures())
+    assert main(["sweep", "--concurrency", "4", "64", "--repeats", "1"]) == 0
+    assert [point.warmup_requests for point in points] == [32, 128]
 
 
 def test_before_the_first_point_there_is_nothing_to_write(measured, tmp_path, capsys):

@@ -97,6 +97,12 @@ def test_wrong_answers_are_no_result(texts, vectors, message):
         check_answers(texts, np.array(vectors, np.float32), 2, KNOWN)
 
 
+def test_a_server_with_one_vector_for_all_texts_is_found():
+    same = {text: np.array([0.6, 0.8], np.float32) for text in "abc"}
+    with pytest.raises(WrongAnswer, match="3 different texts share a vector"):
+        check_answers(["a", "b"], np.array([[0.6, 0.8]] * 2, np.float32), 2, same)
+
+
 def test_right_answers_say_how_near_they_are():
     vectors = np.array([[0.6, 0.8], [1, 0], [0.6, 0.8]], np.float32)
     check = check_answers(["a", "b", "a"], vectors, 2, KNOWN)

@@ -7,8 +7,9 @@ import pytest
 
 from lasttoken import DeadlineExceeded, Embeddings, ServerOverloaded
 from lasttoken_perf import overload
+from lasttoken_perf.errors import PeerFailed
 from lasttoken_perf.overload_traffic import Outcomes, endless, send
-from lasttoken_perf.results import FIELDS, summarise
+from lasttoken_perf.results import FIELDS, read_result, summarise
 from lasttoken_perf.serving import Serving
 from lasttoken_perf.workload import Workload
 
@@ -115,6 +116,7 @@ def test_the_engine_is_timed_until_the_last_request_of_both_loads(monkeypatch):
     async def load(*arguments):
         outcomes = Outcomes()
         outcomes.begin(1.0)
+        outcomes.texts, outcomes.vectors = ["a"], [np.array([0.6, 0.8], np.float32)]
         return outcomes
 
     async def beside(*arguments):
@@ -124,7 +126,9 @@ def test_the_engine_is_timed_until_the_last_request_of_both_loads(monkeypatch):
         bulk.answered_s = [bulk.end_s + 30.0]
         return await load()
 
-    workload = Workload(distribution="queries", seed=1, texts=["a"], known={})
+    workload = Workload(
+        distribution="queries", seed=1, texts=["a"], known={"a": np.array([0.6, 0.8], np.float32)}
+    )
     for name, value in (
         ("make_workload", lambda *a, **k: workload), ("scrape", lambda url: {}),
         ("figures", figures), ("closed_loop", load), ("open_loop", load), ("beside_bulk", beside),
@@ -137,6 +141,32 @@ def test_the_engine_is_timed_until_the_last_request_of_both_loads(monkeypatch):
     options = overload.OverloadOptions(seconds=1.0, repeats=1)
     overload.run_overload(serving, options, say=lambda line: None)
     assert timed == [pytest.approx(1.0, abs=0.5)] * 2 + [pytest.approx(31.0, abs=0.5)]
+
+
+def test_a_stretch_without_an_answer_ends_it_and_keeps_its_rows(monkeypatch, tmp_path):
+    async def nothing(*arguments):
+        outcomes = Outcomes(failed=7)
+        outcomes.begin(1.0)
+        return outcomes
+
+    workload = Workload(distribution="queries", seed=1, texts=["a"], known={})
+    for name, value in (
+        ("make_workload", lambda *a, **k: workload), ("scrape", lambda url: {}),
+        ("figures", lambda *a: {"refused": 0}), ("closed_loop", nothing),
+    ):  # fmt: skip
+        monkeypatch.setattr(overload, name, value)
+    serving = Serving(
+        url="127.0.0.1:1", metrics_url="http://127.0.0.1:1/metrics", triton_name="m",
+        dimensions=2, description={}, pid=None, repository=None,
+    )  # fmt: skip
+    options = overload.OverloadOptions(seconds=1.0, repeats=1)
+    output, said = tmp_path / "overload.json", []
+    with pytest.raises(PeerFailed, match="no request was answered; 7 failed"):
+        overload.run_overload(serving, options, say=said.append, output=output)
+    assert "7 failed" in said[0]
+    kept = read_result(output)
+    assert kept["interrupted"] == "PeerFailed after 1 rows"
+    assert kept["rows"][0]["failed"] == 7
 
 
 @pytest.mark.server

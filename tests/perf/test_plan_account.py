@@ -142,3 +142,13 @@ def test_what_a_gpu_lacks_is_refused():
     assert "8.0" in unsupported_reason(DEVICES["T4"], "bf16")
     assert unsupported_reason(DEVICES["H200"], "fp8") is None
     assert all(unsupported_reason(DEVICES["H200"], precision) is None for precision in STORAGES)
+
+
+def test_what_the_exporter_refuses_for_a_model_is_no_option():
+    safe = model_account("qwen3-embedding-0.6b").safe_floats
+    assert "fp16" not in safe
+    assert "leave the range of fp16" in unsupported_reason(DEVICES["H200"], "fp16", safe)
+    assert unsupported_reason(DEVICES["H200"], "int8", safe) is None
+    reason = unsupported_reason(DEVICES["T4"], "int8", safe)
+    assert reason == "int8 beside bf16, as the model wants, needs compute capability 8.0"
+    assert unsupported_reason(DEVICES["T4"], "int8") is None

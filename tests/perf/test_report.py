@@ -218,6 +218,10 @@ def test_a_stale_table_is_written_anew(tmp_path):
     assert write_readme(readme, BENCH)
     assert readme.read_text() == (ROOT / "README.md").read_text()
     assert not write_readme(readme, BENCH)
+    stopped = {**json.loads(BENCH.read_text()), "interrupted": "SIGINT after 5 rows"}
+    (tmp_path / "bench.json").write_text(json.dumps(stopped))
+    with pytest.raises(MalformedResult, match="ended before its time: SIGINT after 5 rows"):
+        write_readme(readme, tmp_path / "bench.json")
     readme.write_text("no markers")
     with pytest.raises(MalformedResult):
         write_readme(readme, BENCH)

@@ -4,8 +4,8 @@ Beyond a container's limit the kernel kills the process, whatever the machine ha
 
 Source: proc_meminfo(5); memory.max, memory.current and memory.stat in "Control Group v2",
 memory.limit_in_bytes and memory.usage_in_bytes in "Memory Resource Controller" of the Linux
-kernel's documentation. Files that were read and are not in use any more count as taken there and
-are given up for what asks; Kubernetes leaves them out of its working set too.
+kernel's documentation. Pages of files count as taken there and are given up for what asks, also
+"active" ones, which were read twice: a graph of gigabytes that was compared and hashed is.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from pathlib import Path
 from control_groups import MOUNT, OF_PROCESS, control_groups
 
 _FILES = {
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("memory.max", "memory.current", "inactive_file"),
+    1: (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
 }
-"""By the version of control groups: limit, usage, and the key of unused files in memory.stat."""
+"""By the version of control groups: limit, usage, and the keys of files' pages in memory.stat."""
 
 
 def available_memory_bytes(
@@ -42,7 +46,7 @@ def _free(meminfo: Path = Path("/proc/meminfo")) -> int:
     return int(fields["MemAvailable"].split()[0]) * 1024  # "kB" there are KiB
 
 
-def _room(folder: Path, limit: str, usage: str, unused_files: str) -> int | None:
+def _room(folder: Path, limit: str, usage: str, files: tuple[str, ...]) -> int | None:
     """Return what a control group leaves; None where it has no limit."""
     try:
         most, taken = int((folder / limit).read_text()), int((folder / usage).read_text())
@@ -50,4 +54,4 @@ def _room(folder: Path, limit: str, usage: str, unused_files: str) -> int | None
     except (OSError, ValueError):  # no such group here, or "max"
         return None
     numbers = dict(zip(statistics[::2], statistics[1::2], strict=False))
-    return most - taken + int(numbers.get(unused_files, 0))
+    return most - taken + sum(int(numbers.get(key, 0)) for key in files)

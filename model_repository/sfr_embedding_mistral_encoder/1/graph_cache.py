@@ -33,6 +33,7 @@ class GraphCache(Generic[T]):
         self._discard = discard
         self._graphs: OrderedDict[Shape, T] = OrderedDict()
         self._seen: OrderedDict[Shape, int] = OrderedDict()
+        self._refused: set[Shape] = set()
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -46,13 +47,18 @@ class GraphCache(Generic[T]):
 
     def is_due(self, shape: Shape) -> bool:
         """Count a sighting of a shape without a graph; whether it is to get one now."""
-        if self._capacity < 1 or shape[0] > self._max_tokens:
+        if self._capacity < 1 or shape[0] > self._max_tokens or shape in self._refused:
             return False
         seen = self._seen.pop(shape, 0) + 1
         self._seen[shape] = seen
         if len(self._seen) > _REMEMBERED_SHAPES:
             self._seen.popitem(last=False)
         return seen >= self._sightings
+
+    def refuse(self, shape: Shape) -> None:
+        """Let a shape, for which no graph could be made, be due no more until `clear`."""
+        self._seen.pop(shape, None)
+        self._refused.add(shape)
 
     def add(self, shape: Shape, graph: T) -> None:
         """Keep a graph, giving up the least recently used one where there are too many."""
@@ -64,6 +70,7 @@ class GraphCache(Generic[T]):
 
     def clear(self) -> None:
         """Give every graph up."""
+        self._refused.clear()
         while self._graphs:
             _, graph = self._graphs.popitem()
             self._discard(graph)

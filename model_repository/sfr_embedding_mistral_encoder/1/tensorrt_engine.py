@@ -200,11 +200,12 @@ class TensorRTEngine:
         graph = self._graphs.find(shape)
         if graph is None and self._graphs.is_due(shape):
             # Run once without capture: TensorRT sets a context up for its shapes in the first run.
-            graph = _Graph(self._new_context())
-            self._set_shapes(graph.context, shape)
-            self._enqueue(graph.context)
-            self._graphs.add(shape, graph)
-            return
+            context = self._context_for_graph(shape)
+            if context is not None:
+                self._set_shapes(context, shape)
+                self._enqueue(context)
+                self._graphs.add(shape, _Graph(context))
+                return
         if graph is None:
             self._set_shapes(self._context, shape)
             self._enqueue(self._context)
@@ -227,6 +228,15 @@ class TensorRTEngine:
 
     def _enqueue(self, context: Any) -> None:
         self._plan.check(context.execute_async_v3(int(self._stream)), "running a batch")
+
+    def _context_for_graph(self, shape: Shape) -> Any | None:
+        """Make a context of a shape's own; None where the GPU has no room: it goes without."""
+        try:
+            return self._new_context()
+        except DeviceError as error:
+            _log.warning("no CUDA graph for batches of %s: %s", shape, error)
+            self._graphs.refuse(shape)
+            return None
 
     def _new_context(self) -> Any:
         context = self._plan.new_context()

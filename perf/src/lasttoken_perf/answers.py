@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from lasttoken_perf.errors import WrongAnswer
 
 LOWEST_COSINE = 0.9999
+_DIFFERENT = 1e-6
+"""Two texts' vectors differ by more than this in some element."""
 
 
 def check_answers(
@@ -44,6 +46,8 @@ def check_answers(
     places = [index for index, text in enumerate(texts) if text in known]
     if not places:
         raise WrongAnswer("none of the known texts was answered: nothing could be compared")
+    if len(known) > 1 and np.ptp(np.stack(list(known.values())), axis=0).max() < _DIFFERENT:
+        raise WrongAnswer(f"{len(known)} different texts share a vector")
     got = vectors[places]
     expected = np.stack([known[texts[index]] for index in places])
     cosine = float((got * expected).sum(axis=1).min())

@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lasttoken.errors import LasttokenError
-from lasttoken_export.errors import ExportError
 from lasttoken_perf.command import as_json, say
-from lasttoken_perf.errors import OutputUnwritable, PerfError
+from lasttoken_perf.errors import OutputUnwritable
 from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.output_file import write_output
 
@@ -19,7 +17,7 @@ Finished = Callable[[str], dict[str, Any] | None]
 
 @contextmanager
 def rows_kept(output: Path | None, finished: Finished) -> Iterator[None]:
-    """Write what was finished to ``--output`` if the block is ended by a signal or a typed error.
+    """Write what was finished to ``--output`` if the block is ended by a signal or an error.
 
     Enter it inside the blocks that hold servers: not every caller waits until these are stopped.
 
@@ -36,7 +34,7 @@ def rows_kept(output: Path | None, finished: Finished) -> Iterator[None]:
             kept = _write(output, interruption.finished)
             interruption.kept = f"; {kept}" if kept else ""
         raise
-    except (PerfError, ExportError, LasttokenError) as error:
+    except Exception as error:  # a mistake of ours must not lose what took an hour
         if kept := _write(output, finished(type(error).__name__)):
             say(kept)
         raise

@@ -10,11 +10,14 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lasttoken_perf.answers import check_answers, worst
+from lasttoken_perf.errors import PeerFailed
+from lasttoken_perf.kept_rows import after_rows, rows_kept
 from lasttoken_perf.load_point import SUBJECT
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
@@ -49,12 +52,23 @@ class OverloadOptions:
 
 
 def run_overload(
-    serving: Serving, options: OverloadOptions, *, say: Callable[[str], None]
+    serving: Serving,
+    options: OverloadOptions,
+    *,
+    say: Callable[[str], None],
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the sustained load, then ``factor`` times it, then interactive beside bulk.
 
+    Args:
+        serving: The server.
+        options: What is measured.
+        say: Told each figure.
+        output: Gets the rows that were finished, should a signal or an error end the run.
+
     Raises:
         WrongAnswer: The server's answers are not right.
+        PeerFailed: It answered nothing in a stretch.
     """
     workload = make_workload(serving, options.distribution, texts=options.texts, seed=options.seed)
     queries = make_workload(serving, "queries", texts=options.texts, seed=options.seed)
@@ -96,43 +110,55 @@ def run_overload(
         }
         rows.append(row)
         say(_line(row))
+        if not outcomes.vectors:
+            raise PeerFailed(
+                f"{row['variant']}: no request was answered; {outcomes.failed} failed and "
+                f"{row['refused']} were refused. The server's log says why"
+            )
         return row
 
-    for repeat in range(1, options.repeats + 1):
-        sustained = stretch(
-            closed_loop(serving, workload, options.clients, options.seconds), workload,
-            load="concurrency", concurrency=options.clients, repeat=repeat,
-            variant="sustained",
-        )  # fmt: skip
-        rate = options.factor * sustained["texts_per_s"]
-        stretch(
-            open_loop(serving, workload, rate, options.seconds, options.seed + repeat), workload,
-            load="request_rate", offered_texts_per_s=rate, repeat=repeat,
-            variant=f"{options.factor:g} times the sustained",
-        )  # fmt: skip
-        bulk = Outcomes()
-        beside = stretch(
-            beside_bulk(serving, queries, workload, options.clients, options.seconds, bulk),
-            queries, bulk=bulk,
-            load="mixed", service_class="interactive", repeat=repeat,
-            variant="interactive beside bulk",
-        )  # fmt: skip
-        check(bulk, workload)
-        told = ("subject", "device", "precision", "texts_per_request", "load", "repeat")
-        rows.append({
-            **{name: beside[name] for name in told}, "distribution": workload.distribution,
-            "service_class": "bulk", "variant": "bulk beside interactive", **bulk.fields(),
-        })  # fmt: skip
-        say(_line(rows[-1]))
-    return make_result(
-        kind="overload",
-        what="beyond the sustained load: goodput, refusals, and interactive requests beside bulk",
-        rows=rows,
-        model=serving.description,
-        workload=workload.describe(),
-        settings={"factor": options.factor, "seconds": options.seconds},
-        checks=worst(checks),
-    )
+    def result(interrupted: str | None = None) -> dict[str, Any]:
+        return make_result(
+            kind="overload",
+            what="beyond the sustained load: goodput, refusals, and interactive requests beside "
+            "bulk",
+            rows=rows,
+            model=serving.description,
+            workload=workload.describe(),
+            settings={"factor": options.factor, "seconds": options.seconds},
+            checks=worst(checks),
+            interrupted=interrupted,
+        )
+
+    with rows_kept(output, after_rows(rows, result)):
+        for repeat in range(1, options.repeats + 1):
+            sustained = stretch(
+                closed_loop(serving, workload, options.clients, options.seconds), workload,
+                load="concurrency", concurrency=options.clients, repeat=repeat,
+                variant="sustained",
+            )  # fmt: skip
+            rate = options.factor * sustained["texts_per_s"]
+            stretch(
+                open_loop(serving, workload, rate, options.seconds, options.seed + repeat),
+                workload,
+                load="request_rate", offered_texts_per_s=rate, repeat=repeat,
+                variant=f"{options.factor:g} times the sustained",
+            )  # fmt: skip
+            bulk = Outcomes()
+            beside = stretch(
+                beside_bulk(serving, queries, workload, options.clients, options.seconds, bulk),
+                queries, bulk=bulk,
+                load="mixed", service_class="interactive", repeat=repeat,
+                variant="interactive beside bulk",
+            )  # fmt: skip
+            check(bulk, workload)
+            told = ("subject", "device", "precision", "texts_per_request", "load", "repeat")
+            rows.append({
+                **{name: beside[name] for name in told}, "distribution": workload.distribution,
+                "service_class": "bulk", "variant": "bulk beside interactive", **bulk.fields(),
+            })  # fmt: skip
+            say(_line(rows[-1]))
+    return result()
 
 
 def bars(rows: Sequence[Row]) -> dict[str, list[float]]:
@@ -166,5 +192,6 @@ def _line(row: Row) -> str:
     latency = f", p50 {row['p50_ms']:.0f} ms, p99 {row['p99_ms']:.0f} ms" if "p99_ms" in row else ""
     return (
         f"{row['variant']}: {row['requests']} answered, {row['refused']} refused, "
+        f"{row['failed']} failed, "
         f"{row.get('tokens_per_s', 0):.0f} tokens/s{latency}"
     )

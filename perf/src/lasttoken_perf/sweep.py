@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lasttoken_perf.answers import worst
-from lasttoken_perf.interruption import Interrupted
+from lasttoken_perf.kept_rows import rows_kept
 from lasttoken_perf.load_point import measure
 from lasttoken_perf.objective import offered, peak_texts_per_s, search_rate
 from lasttoken_perf.perf_analyzer.run import LoadPoint
@@ -27,7 +28,8 @@ class SweepOptions:
         repeats: Times each point is measured, all points in turn.
         texts: Distinct texts of each distribution.
         requests: Requests of a measurement window; a point takes three windows or more.
-        warmup_requests: Requests of a point before anything is timed.
+        warmup_requests: Requests of a point before anything is timed; of a closed loop twice its
+            concurrency at least, as its first requests wait for less than the later ones.
         stability: See `LoadPoint`.
         seed: Decides the texts.
         objective_ms: p95 that the highest request rate is searched for; None for no search.
@@ -54,6 +56,7 @@ def run_sweep(
     options: SweepOptions,
     *,
     say: Callable[[str], None],
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """Measure all points and return the result (see `lasttoken_perf.results`).
 
@@ -63,12 +66,13 @@ def run_sweep(
         serving: The server.
         options: What is measured.
         say: Told what is being done.
+        output: Gets the points that were finished, should a signal or an error end the run.
 
     Raises:
         WrongAnswer: The server's answers are not right.
         PeerFailed: perf_analyzer failed.
         MetricsUnavailable: The server's metrics cannot be read any more.
-        Interrupted: A signal came; it has a result of the points that were finished.
+        Interrupted: A signal came.
     """
     rows: list[Row] = []
     checks: list[dict[str, float]] = []
@@ -81,7 +85,7 @@ def run_sweep(
     def take(workload: Workload, repeat: int, **load: Any) -> Row:
         point = LoadPoint(
             requests=options.requests,
-            warmup_requests=options.warmup_requests,
+            warmup_requests=max(options.warmup_requests, 2 * load.get("concurrency", 0)),
             stability=options.stability,
             **load,
         )
@@ -129,7 +133,10 @@ def run_sweep(
             interrupted=interrupted,
         )
 
-    try:
+    def finished(ended_by: str) -> dict[str, Any] | None:
+        return result(f"{ended_by} after {len(rows)} load points") if rows else None
+
+    with rows_kept(output, finished):
         for repeat in range(1, options.repeats + 1):
             for workload in workloads:
                 for concurrency in options.concurrencies:
@@ -139,10 +146,6 @@ def run_sweep(
         if options.objective_ms is not None and options.search_steps:
             for workload in workloads:
                 search(workload)
-    except Interrupted as interruption:
-        if rows:
-            interruption.finished = result(f"{interruption} after {len(rows)} load points")
-        raise
     return result()
 
 

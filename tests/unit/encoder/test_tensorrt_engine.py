@@ -373,6 +373,15 @@ def test_a_machine_without_a_gpu_is_told(plan_file):
         TensorRTPlan(plan_file, trt=trt)
 
 
+def test_a_shape_with_no_room_for_its_graph_is_run_without(plan_file, caplog):
+    engine, fake, cuda = make_engine(plan_file)
+    fake.refuses_contexts = True
+    for seed in range(6):
+        check(engine, 7, seed=seed)
+    assert cuda.graphs == {}
+    assert caplog.text.count("no CUDA graph for batches of (7, 1, 7)") == 1
+
+
 def test_a_plan_of_something_else_is_refused(plan_file):
     fake = FakeEngine(FakeCuda())
     fake.num_io_tensors = 3
@@ -439,6 +448,8 @@ def test_graphs_are_counted_by_shape():
     small, large = (5, 1, 5), (11, 1, 11)
     assert [cache.is_due(small) for _ in range(3)] == [False, True, True]
     assert not any(cache.is_due(large) for _ in range(5))
+    cache.refuse((3, 1, 3))
+    assert not any(cache.is_due((3, 1, 3)) for _ in range(5))
     cache.add(small, "a")
     cache.add((6, 1, 6), "b")
     assert cache.find(small) == "a"

@@ -272,6 +272,8 @@ def test_the_builder_is_configured_as_asked(library, graphs, tmp_path, streaming
     config = plan_builder.configure(trt, trt.Builder(logger), wanted)
     assert config.get_flag(trt.BuilderFlag.WEIGHT_STREAMING) is streaming
     assert not config.get_flag(trt.BuilderFlag.TF32)
+    # The scratch memory follows the batch only with it.
+    assert config.get_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10)
     assert config.num_compute_capabilities == 1
     assert config.get_compute_capability(0) == trt.ComputeCapability.SM86
     assert config.num_optimization_profiles == 1

@@ -172,6 +172,9 @@ def configure(trt: Any, builder: Any, options: PlanOptions) -> Any:
     config = builder.create_builder_config()
     # float32 is the reference: TF32 would round its products to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
+    # Without it a context may ask for the profile's bounds, whatever it is told of its batch: 20 GB
+    # and more at SFR's size. TensorRT-RTX has it of itself.
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     # Names and types stay in the plan, for tools and for the tests; they cost no time.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.weight_streaming:

@@ -26,6 +26,10 @@ class CachedPlan:
     build_seconds: float
 
 
+_BUILD = 2
+"""Number of what `plan_builder.configure` asks for beside the options; a change makes it larger."""
+
+
 def plan_key(graph: Path, options: PlanOptions) -> str:
     """Return a hash of the graph with its weights, the library, the target and the profile.
 
@@ -39,6 +43,7 @@ def plan_key(graph: Path, options: PlanOptions) -> str:
             with path.open("rb") as file:
                 digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     parts = {
+        "build": _BUILD,
         "graph": digests,
         "runtime": options.library.runtime,
         "version": options.library.version,

@@ -8,7 +8,6 @@ from typing import Any
 from lasttoken.local.cache_folder import default_cache_folder
 from lasttoken_perf.command import (
     Command,
-    as_json,
     cache_folder,
     number_from_zero,
     say,
@@ -17,9 +16,7 @@ from lasttoken_perf.command import (
 )
 from lasttoken_perf.corpus import DISTRIBUTIONS
 from lasttoken_perf.errors import NothingMeasured
-from lasttoken_perf.interruption import Interrupted
 from lasttoken_perf.load_tables import result_lines
-from lasttoken_perf.output_file import write_output
 from lasttoken_perf.perf_analyzer.install import install_perf_analyzer
 from lasttoken_perf.serving import add_serving_arguments, open_serving
 from lasttoken_perf.sweep import SweepOptions, run_sweep
@@ -71,14 +68,7 @@ def take(kind: str, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
         **more,
     )
     with open_serving(options, cache_folder=cache_folder(), say=say) as serving:
-        try:
-            result = run_sweep(kind, perf_analyzer, serving, sweep, say=say)
-        except Interrupted as interruption:
-            # Before the server is stopped: not every caller waits for that.
-            if interruption.finished is not None and options.output is not None:
-                write_output(options.output, as_json(interruption.finished))
-                interruption.kept = f"; the points finished before it are in {options.output}"
-            raise
+        result = run_sweep(kind, perf_analyzer, serving, sweep, say=say, output=options.output)
     if not result["summary"]:
         if options.output is not None:
             write_result(result, options.output)

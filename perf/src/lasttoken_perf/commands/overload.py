@@ -65,6 +65,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
                 repeats=options.repeats,
             ),
             say=say,
+            output=options.output,
         )
     found = {name: spread(values) for name, values in bars(result["rows"]).items()}
     print("\n".join(bars_table(found)))

@@ -16,6 +16,7 @@ from lasttoken_export.catalogue import entry
 from lasttoken_export.decoder_config import DecoderConfig
 from lasttoken_export.errors import CorruptFile
 from lasttoken_export.json_file import read_object
+from lasttoken_export.precisions import FLOATS
 from lasttoken_perf.errors import InvalidPlan, UnknownModel
 
 
@@ -55,6 +56,11 @@ class ModelAccount:
         """Elements of a token's keys, and of its values."""
         config = self.config
         return config.keys_size if isinstance(config, DecoderConfig) else config.hidden_size
+
+    @property
+    def safe_floats(self) -> tuple[str, ...]:
+        """Float types in which its activations stay in range: the catalogue's, or all."""
+        return entry(self.name).precisions if self.name in known_models() else FLOATS
 
     @property
     def max_length(self) -> int:

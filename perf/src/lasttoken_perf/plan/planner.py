@@ -140,7 +140,7 @@ def plan_device(
     points: tuple[CalibrationPoint, ...],
 ) -> DevicePlan:
     """Plan one device in one precision."""
-    reason = unsupported_reason(device, precision)
+    reason = unsupported_reason(device, precision, model.safe_floats)
     if reason is not None:
         return DevicePlan(device=device, precision=precision, refusal=reason)
     lengths = request.lengths

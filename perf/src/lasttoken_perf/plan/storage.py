@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from lasttoken_export.precisions import PRECISIONS
+from lasttoken_export.precisions import FLOATS, PRECISIONS, float_type
 from lasttoken_perf.plan.devices import Device
 from lasttoken_perf.plan.model_account import ModelAccount
 
+_TARGET = "tensorrt"
 INT4_BLOCK = 32
 """Weights that share a scale in int4."""
 
@@ -52,12 +54,28 @@ def weight_bytes(model: ModelAccount, precision: str) -> float:
     return matrices * storage.weight_bytes + rest * storage.float_bytes
 
 
-def unsupported_reason(device: Device, precision: str) -> str | None:
-    """Why a device cannot calculate in a precision; None if it can."""
+def unsupported_reason(
+    device: Device, precision: str, safe_floats: Collection[str] = FLOATS
+) -> str | None:
+    """Why a device cannot calculate in a precision, or a model not be exported in it.
+
+    Args:
+        device: The device.
+        precision: A key of `STORAGES`.
+        safe_floats: Float types in which the model's activations stay in range.
+
+    Returns:
+        The reason; None if it can.
+    """
     storage = STORAGES[precision]
-    needed = divmod(PRECISIONS[precision].minimum_compute_capability, 10)
-    if device.compute_capability < needed:
-        return f"{precision} needs compute capability {needed[0]}.{needed[1]}"
+    floats = float_type(precision, _TARGET, safe_floats)
+    if floats is None:
+        return f"the model's activations leave the range of {precision}"
+    for part in (precision, floats):
+        needed = divmod(PRECISIONS[part].minimum_compute_capability, 10)
+        if device.compute_capability < needed:
+            what = part if part == precision else f"{precision} beside {part}, as the model wants,"
+            return f"{what} needs compute capability {needed[0]}.{needed[1]}"
     if storage.arithmetic not in device.operations_s:
         return f"no {storage.arithmetic} arithmetic on its data sheet"
     return None

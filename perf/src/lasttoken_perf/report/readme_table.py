@@ -24,7 +24,12 @@ def readme_block(bench: dict[str, Any]) -> str:
 
     Args:
         bench: What ``lasttoken-perf bench`` wrote.
+
+    Raises:
+        MalformedResult: It was interrupted.
     """
+    if bench.get("interrupted"):
+        raise MalformedResult(f"the bench was ended before its time: {bench['interrupted']}")
     workload = bench.get("workload", bench)  # files of before it had one hold the same keys above
     model = bench["model"] if isinstance(bench["model"], str) else bench["model"]["name"]
     speeds, ratios, lengths = bench["tokens_per_s"], bench["ratios"], workload["token_lengths"]
