@@ -383,6 +383,9 @@ def test_servers_listen_on_loopback_alone_and_take_the_models_weights(peer, tmp_
     if peer.name == "vLLM server int8":
         name = "huggingface-int8"
     assert [Path(part).name for part in weights] == [name]
+    if "--dtype" in how.command:
+        floats = {"fp32": "float32", "bf16": "bfloat16", "int8": "bfloat16"}[peer.precision]
+        assert how.command[how.command.index("--dtype") + 1] == floats
 
 
 def test_vllm_takes_all_cores_and_forgets(tmp_path):

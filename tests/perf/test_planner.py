@@ -116,6 +116,9 @@ def test_a_measured_point_of_the_same_shape_overrides_the_roofline(tmp_path):
     assert found["H200", "fp16"].rate.basis.value == "measured"
     assert found["H200", "fp16"].to_json()["rate"]["source"] == "a run"
     assert found["H200", "bf16"].rate.basis.value == "computed"
+    assert (
+        "leave the range" in plans(request(model="gte-qwen2-7b-instruct"))["H200", "fp16"].refusal
+    )
     other = plans(request(model="bge-m3"), points=points)
     assert other["H200", "fp16"].rate.basis.value == "computed"
 

@@ -457,6 +457,7 @@ def test_graphs_are_counted_by_shape():
     assert (discarded, len(cache)) == (["b"], 2)
     cache.clear()
     assert (sorted(discarded), len(cache), cache.find(small)) == (["a", "b", "c"], 0, None)
+    assert [cache.is_due((3, 1, 3)) for _ in range(2)] == [False, True]  # there may be room now
 
 
 def test_the_fakes_have_no_call_that_the_real_libraries_lack():

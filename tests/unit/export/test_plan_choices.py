@@ -15,6 +15,7 @@ from lasttoken_export.errors import (
     NotEnoughMemory,
     UnsupportedDevice,
 )
+from lasttoken_export.tensorrt import plan_cache
 from lasttoken_export.tensorrt import target as targets
 from lasttoken_export.tensorrt.library import TensorRTLibrary, load_library
 from lasttoken_export.tensorrt.plan_builder import PlanOptions, check_memory
@@ -233,7 +234,7 @@ def options(**changes):
     return PlanOptions(**{**values, "precision": "fp16", "profile": PROFILE, **changes})
 
 
-def test_the_key_of_a_plan_changes_with_all_that_decides_its_bytes(tmp_path):
+def test_the_key_of_a_plan_changes_with_all_that_decides_its_bytes(tmp_path, monkeypatch):
     graph = tmp_path / "encoder.onnx"
     graph.write_bytes(b"graph")
     data = tmp_path / "encoder.onnx.data"
@@ -253,6 +254,9 @@ def test_the_key_of_a_plan_changes_with_all_that_decides_its_bytes(tmp_path):
     data.write_bytes(b"weights")
     graph.write_bytes(b"Graph")
     keys.append(plan_key(graph, options()))
+    with monkeypatch.context() as changed:
+        changed.setattr(plan_cache, "_BUILD", plan_cache._BUILD + 1)
+        keys.append(plan_key(graph, options()))
     assert len(set(keys)) == len(keys)
     graph.write_bytes(b"graph")
     assert plan_key(graph, options(timing_cache=tmp_path / "timings")) == keys[0]
