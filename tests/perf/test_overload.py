@@ -106,6 +106,12 @@ def test_repeats_are_one_point_though_each_offers_a_rate_of_its_own():
     assert point["offered_texts_per_s"]["max"] == 12.0
 
 
+NOWHERE = Serving(
+    url="127.0.0.1:1", metrics_url="http://127.0.0.1:1/metrics", triton_name="m",
+    dimensions=2, description={}, pid=None, repository=None,
+)  # fmt: skip
+
+
 def test_the_engine_is_timed_until_the_last_request_of_both_loads(monkeypatch):
     timed = []
 
@@ -134,12 +140,8 @@ def test_the_engine_is_timed_until_the_last_request_of_both_loads(monkeypatch):
         ("figures", figures), ("closed_loop", load), ("open_loop", load), ("beside_bulk", beside),
     ):  # fmt: skip
         monkeypatch.setattr(overload, name, value)
-    serving = Serving(
-        url="127.0.0.1:1", metrics_url="http://127.0.0.1:1/metrics", triton_name="m",
-        dimensions=2, description={}, pid=None, repository=None,
-    )  # fmt: skip
     options = overload.OverloadOptions(seconds=1.0, repeats=1)
-    overload.run_overload(serving, options, say=lambda line: None)
+    overload.run_overload(NOWHERE, options, say=lambda line: None)
     assert timed == [pytest.approx(1.0, abs=0.5)] * 2 + [pytest.approx(31.0, abs=0.5)]
 
 
@@ -155,14 +157,10 @@ def test_a_stretch_without_an_answer_ends_it_and_keeps_its_rows(monkeypatch, tmp
         ("figures", lambda *a: {"refused": 0}), ("closed_loop", nothing),
     ):  # fmt: skip
         monkeypatch.setattr(overload, name, value)
-    serving = Serving(
-        url="127.0.0.1:1", metrics_url="http://127.0.0.1:1/metrics", triton_name="m",
-        dimensions=2, description={}, pid=None, repository=None,
-    )  # fmt: skip
     options = overload.OverloadOptions(seconds=1.0, repeats=1)
     output, said = tmp_path / "overload.json", []
     with pytest.raises(PeerFailed, match="no request was answered; 7 failed"):
-        overload.run_overload(serving, options, say=said.append, output=output)
+        overload.run_overload(NOWHERE, options, say=said.append, output=output)
     assert "7 failed" in said[0]
     kept = read_result(output)
     assert kept["interrupted"] == "PeerFailed after 1 rows"

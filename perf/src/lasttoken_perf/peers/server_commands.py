@@ -65,8 +65,8 @@ def _vllm(peer: PeerKind, material: Material, python: Path) -> ServerCommand:
     """Start vLLM on the CPU, with Intel's OpenMP, which its pages advise, on all cores.
 
     Of itself it leaves one core to its other processes, and computes in bfloat16 whatever is not in
-    int8. Its ``vllm`` command asks for a package of
-    that name, which the CPU build is not; the module is the same server.
+    int8. Its ``vllm`` command asks for a package of that name, which the CPU build is not; the
+    module is the same server.
 
     Source: https://docs.vllm.ai/en/latest/getting_started/installation/cpu/
     """

@@ -9,7 +9,7 @@ from lasttoken_export.precisions import FLOATS, PRECISIONS, float_type
 from lasttoken_perf.plan.devices import Device
 from lasttoken_perf.plan.model_account import ModelAccount
 
-_TARGET = "tensorrt"
+_TARGET = "tensorrt"  # what plans are for; its precisions are those of TensorRT-RTX
 INT4_BLOCK = 32
 """Weights that share a scale in int4."""
 
