@@ -10,6 +10,7 @@ import heapq
 import math
 import random
 from collections import deque
+from dataclasses import dataclass
 
 from lasttoken.errors import (
     DeadlineExceeded,
@@ -22,6 +23,22 @@ from lasttoken.window import Window
 
 _SENT_AGAIN = ("UNAVAILABLE", "CANCELLED", "NOT_FOUND")
 """Statuses of a server that cannot take a request now: down, full, stopping, or unloaded."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A request that was sent and has no answer yet."""
+
+    since: float
+    deadline: float
+    attempts: int = 0
+    refusal: LasttokenError | None = None
+
+    def refused(self) -> LasttokenError:
+        """The error of a request that is not tried again."""
+        assert self.refusal is not None
+        message = f"{self.refusal}, attempts: {max(1, self.attempts)}"
+        return type(self.refusal)(message, status=self.refusal.status)
 
 
 class Dispatch:
@@ -58,8 +75,7 @@ class Dispatch:
         self._request_timeout_s = request_timeout_s
         self._count = 0
         self._unsent: deque[int] = deque()
-        self._attempts: dict[int, int] = {}  # of requests that were sent and are not done
-        self._deadline_of: dict[int, float] = {}
+        self._begun: dict[int, _Begun] = {}  # of requests that were sent and are not done
         self._sent: dict[int, float] = {}  # when the attempt in flight was sent
         self._waiting: list[tuple[float, int]] = []  # heap of (due time, request)
         self.add(count)
@@ -93,13 +109,14 @@ class Dispatch:
             DeadlineExceeded: None is left.
         """
         self._check_deadline(now)
-        return max(1e-3, self._deadline_of[request] - now)
+        return max(1e-3, self._begun[request].deadline - now)
 
     def take(self, now: float) -> list[int]:
         """Requests to send now; they count as sent.
 
         Raises:
             DeadlineExceeded: The deadline has passed.
+            ModelUnavailable: It has, while a request waited to be sent again: what refused it.
         """
         self._check_deadline(now)
         taken = []
@@ -108,12 +125,12 @@ class Dispatch:
         room = self._room() - len(taken)
         while self._unsent and room > 0:
             request = self._unsent.popleft()
-            self._attempts[request] = 0
-            self._deadline_of[request] = min(self._deadline, now + self._request_timeout_s)
+            deadline = min(self._deadline, now + self._request_timeout_s)
+            self._begun[request] = _Begun(now, deadline)
             taken.append(request)
             room -= 1
         for request in taken:
-            self._attempts[request] += 1
+            self._begun[request].attempts += 1
             self._sent[request] = now
         return taken
 
@@ -126,7 +143,7 @@ class Dispatch:
         """Note that a sent request of that size has its answer."""
         in_flight = len(self._sent)
         latency_s = now - self._sent.pop(request)
-        del self._attempts[request], self._deadline_of[request]
+        del self._begun[request]
         self._window.answered(size_bytes=size_bytes, latency_s=latency_s, in_flight=in_flight)
 
     def failed(
@@ -134,7 +151,9 @@ class Dispatch:
     ) -> None:
         """Note that an attempt failed; arrange the next one, or give up.
 
-        Only what met a server that is away, full or stopping is tried again.
+        Only what met a server that is away, full or stopping is tried again. A request whose time
+        is over ends with what took most of it: with the refusals that came before the last
+        attempt, or with that attempt.
 
         Args:
             request: The request.
@@ -147,20 +166,24 @@ class Dispatch:
             LasttokenError: `error`, when it is final: not retryable, out of attempts, or the next
                 attempt would begin after the deadline.
         """
-        del self._sent[request]
+        sent = self._sent.pop(request)
+        begun = self._begun[request]
+        in_vain = sent - begun.since > now - sent
+        if isinstance(error, DeadlineExceeded) and begun.refusal and in_vain:
+            raise begun.refused() from error
         if not (isinstance(error, ModelUnavailable) and error.status in _SENT_AGAIN):
             raise error
         if isinstance(error, ServerOverloaded):
             self._window.refused(now)
-        attempts = self._attempts[request]
+        begun.refusal = error
         due = now
-        if elsewhere:
-            self._attempts[request] -= 1
-        else:
-            due += self._jitter.uniform(0.0, self._retry.longest_wait_s(attempts))
-        out_of_attempts = not elsewhere and attempts >= (self._retry.max_attempts or attempts + 1)
-        if out_of_attempts or due >= self._deadline_of[request]:
-            raise type(error)(f"{error}, attempts: {attempts}", status=error.status) from error
+        if not elsewhere:
+            due += self._jitter.uniform(0.0, self._retry.longest_wait_s(begun.attempts))
+        most = self._retry.max_attempts
+        out_of_attempts = not elsewhere and most is not None and begun.attempts >= most
+        if out_of_attempts or due >= begun.deadline:
+            raise begun.refused() from error
+        begun.attempts -= elsewhere
         heapq.heappush(self._waiting, (due, request))
 
     def _room(self) -> int:
@@ -168,6 +191,9 @@ class Dispatch:
 
     def _check_deadline(self, now: float) -> None:
         if now >= self._deadline:
+            if self._waiting:  # as if its next attempt had been due this late
+                begun = self._begun[self._waiting[0][1]]
+                raise begun.refused() from begun.refusal
             unanswered = len(self._unsent) + len(self._sent) + len(self._waiting)
             raise DeadlineExceeded(
                 f"the time for this call is over with {unanswered} of {self._count} "

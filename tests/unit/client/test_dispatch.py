@@ -87,6 +87,36 @@ def test_a_wait_past_the_deadline_ends_the_call_at_once_with_the_servers_error()
     assert caught.value.status == "UNAVAILABLE"
 
 
+def test_a_wait_that_ends_past_the_deadline_ends_the_call_with_the_servers_error():
+    """The caller may be late; what its request met is told all the same."""
+    dispatch = make(2, deadline=10.0, initial_s=3.0, max_s=8.0)
+    dispatch.take(1.0)
+    dispatch.failed(1, unavailable(), 1.0)  # due at 4
+    with pytest.raises(ModelUnavailable, match="down, attempts: 1") as caught:
+        dispatch.take(10.0)
+    assert caught.value.status == "UNAVAILABLE"
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(("sent", "kind"), [(7.0, ServerOverloaded), (4.0, DeadlineExceeded)])
+def test_time_that_is_over_is_told_as_what_took_most_of_it(sent, kind):
+    dispatch = make(deadline=11.0, initial_s=1.0)
+    dispatch.take(1.0)
+    dispatch.failed(0, ServerOverloaded("full", status="UNAVAILABLE"), 1.0)  # due at 2
+    assert dispatch.take(sent) == [0]
+    late = DeadlineExceeded("late", status="DEADLINE_EXCEEDED")
+    with pytest.raises(kind, match=r"late|full, attempts: 2"):
+        dispatch.failed(0, late, 11.0)
+
+
+def test_a_request_that_goes_elsewhere_at_the_deadline_tells_its_attempt():
+    dispatch = make(deadline=1.0)
+    dispatch.take(0.0)
+    dispatch.failed(0, unavailable(), 0.5, elsewhere=True)
+    with pytest.raises(ModelUnavailable, match="attempts: 1"):
+        dispatch.take(1.0)
+
+
 @pytest.mark.parametrize(
     "error",
     [
