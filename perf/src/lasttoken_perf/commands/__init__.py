@@ -12,7 +12,7 @@ SUMMARIES = {
     "latency": "latency of single requests by length, measured by perf_analyzer",
     "modelopt": "our calibration against nvidia-modelopt's, in what each makes of fp32's vectors",
     "overload": "beyond the sustained load: goodput, refusals, interactive requests beside bulk",
-    "peers": "against sentence-transformers, transformers, optimum, Infinity and llama.cpp",
+    "peers": "against sentence-transformers, optimum, OpenVINO, vLLM, Infinity and llama.cpp",
     "plan": "which GPUs run a model, at which precision, how fast, at what cost",
     "plans": "size, build time and memory of TensorRT-RTX plans by precision; needs no GPU",
     "precisions": "size, memory, speed and quality of each precision",

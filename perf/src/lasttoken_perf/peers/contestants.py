@@ -159,6 +159,7 @@ def _start_library(
         "max_length": material.max_length,
         "context_tokens": material.max_length,
         "threads": material.threads,
+        "precision": peer.precision,
         **peer.settings,
     }
     folder = material.folder / peer.name.replace(" ", "-")
@@ -254,6 +255,12 @@ PEERS = (
              start=_start_library, settings={"module": "torch_models", "library": "transformers"}),
     PeerKind(name="optimum ONNX Runtime", environment="optimum", precision="fp32",
              start=_start_library, settings={"module": "torch_models", "library": "optimum"}),
+    PeerKind(name="OpenVINO fp32", environment="openvino", precision="fp32",
+             start=_start_library, settings={"module": "torch_models", "library": "openvino"}),
+    PeerKind(name="OpenVINO bf16", environment="openvino", precision="bf16",
+             start=_start_library, settings={"module": "torch_models", "library": "openvino"}),
+    PeerKind(name="OpenVINO int8", environment="openvino", precision="int8",
+             start=_start_library, settings={"module": "torch_models", "library": "openvino"}),
     PeerKind(name="llama.cpp f32", environment="llama_cpp", precision="fp32",
              start=_start_library, settings={"module": "llama_cpp"}),
     PeerKind(name="llama.cpp q8_0", environment="llama_cpp", precision="q8_0",

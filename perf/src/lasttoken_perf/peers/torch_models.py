@@ -1,6 +1,6 @@
-"""transformers, and optimum's ONNX Runtime model: padded batches of 32 in order of length.
+"""transformers, optimum's ONNX Runtime model and OpenVINO: padded batches of 32, ordered by length.
 
-Both know tokenizer and model only; pooling and normalisation are written out here, as their model
+They know tokenizer and model only; pooling and normalisation are written out here, as their model
 cards tell users to do. The order of length is what a careful user does by hand.
 """
 
@@ -16,14 +16,34 @@ from lasttoken_perf.peers.process import Embedder, serve_peer
 _BATCH = 32
 
 
+def _openvino(settings: dict[str, Any]) -> tuple[Any, str]:
+    """OpenVINO's model behind transformers' way of calling one, and its version."""
+    import torch  # noqa: TID251 - a peer
+    from transformers.modeling_outputs import BaseModelOutput  # noqa: TID251 - a peer
+
+    from lasttoken_perf.peers.openvino_model import OpenVinoModel
+
+    engine = OpenVinoModel(
+        settings["folder"], precision=settings["precision"], threads=settings["threads"]
+    )
+
+    def model(input_ids: Any, attention_mask: Any, **_: Any) -> Any:
+        hidden = engine.last_hidden_state(input_ids.numpy(), attention_mask.numpy())
+        return BaseModelOutput(torch.from_numpy(hidden))
+
+    return model, engine.version
+
+
 def load(settings: dict[str, Any]) -> Embedder:
-    """Load ``settings["folder"]``; ``library`` is "transformers" or "optimum"."""
+    """Load ``settings["folder"]``; ``library`` is "transformers", "optimum" or "openvino"."""
     import torch  # noqa: TID251 - a peer
     import transformers  # noqa: TID251 - a peer
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(settings["folder"])
     tokenizer.padding_side = "right"
-    if settings["library"] == "optimum":
+    if settings["library"] == "openvino":
+        model, version = _openvino(settings)
+    elif settings["library"] == "optimum":
         import optimum.version
         from optimum.onnxruntime import ORTModelForFeatureExtraction
 
