@@ -18,7 +18,7 @@ import pytest
 from lasttoken_perf.commands.peers import peers_table
 from lasttoken_perf.errors import PeerFailed, ToolUnavailable, WrongAnswer
 from lasttoken_perf.peers import contestants, environment
-from lasttoken_perf.peers.agreement import agree
+from lasttoken_perf.peers.agreement import Agreement, agree
 from lasttoken_perf.peers.contestants import (
     BARE,
     CORPUS,
@@ -156,7 +156,8 @@ def contestant(name, vectors, kind=LIBRARY, precision="fp32", loads=(CORPUS,)):
 def test_a_fast_wrong_answer_is_no_peer():
     right = [[0.6, 0.8], [1.0, 0.0]]
     near = [[0.62, 0.7846], [1.0, 0.0]]
-    found = agree(
+    found = Agreement(dimensions=2)
+    agree(
         [
             contestant("ours", right, loads=(CORPUS, MIXED)),
             contestant("same", right),
@@ -165,7 +166,7 @@ def test_a_fast_wrong_answer_is_no_peer():
             contestant("near in fp32", near),
             contestant("near in 8 bits", near, precision="q8_0"),
         ],
-        2,
+        found,
         lambda words: None,
     )
     assert found.wrong.keys() == {"swapped", "half", "near in fp32"}
@@ -195,7 +196,8 @@ def test_a_peer_that_dies_or_gives_no_unit_vectors_is_left_out_before_the_clock_
         contestant("none", NONE),
         contestant("same", RIGHT),
     ]
-    found = agree(peers, 2, lambda words: None)
+    found = Agreement(dimensions=2)
+    agree(peers, found, lambda words: None)
     assert found.wrong.keys() == {"dead", "long", "none"}
     assert "ended with -9" in found.wrong["dead"]
     assert "norm is off 1" in found.wrong["long"]
@@ -205,11 +207,11 @@ def test_a_peer_that_dies_or_gives_no_unit_vectors_is_left_out_before_the_clock_
 
 def test_peers_are_held_to_fp32_whatever_the_precision_of_ours():
     rounded = [[0.63, 0.7766], [0.9998, 0.02]]  # our vectors in int8, near those in fp32
-    fp32 = {"texts": np.array(RIGHT, np.float32)}
+    found = Agreement(dimensions=2, exact={"texts": np.array(RIGHT, np.float32)})
     ours = [contestant(BARE, rounded, precision="int8")]
     ours.append(contestant(SERVED, rounded, precision="int8"))
     peers = [contestant("exact", RIGHT), contestant("as ours", rounded)]
-    found = agree([*ours, *peers], 2, lambda words: None, fp32=fp32)
+    agree([*ours, *peers], found, lambda words: None)
     assert found.wrong.keys() == {"as ours"}
     assert found.lowest[BARE] < 0.9999
     assert found.served == {BARE: pytest.approx(1), SERVED: pytest.approx(1)}
@@ -217,12 +219,13 @@ def test_peers_are_held_to_fp32_whatever_the_precision_of_ours():
 
 def test_nothing_is_compared_with_a_server_that_gives_other_vectors_than_its_engine():
     with pytest.raises(WrongAnswer, match=r"lasttoken server: its vectors are others"):
-        agree([contestant(BARE, RIGHT), contestant(SERVED, RIGHT[::-1])], 2, lambda words: None)
+        agree([contestant(BARE, RIGHT), contestant(SERVED, RIGHT[::-1])], Agreement(dimensions=2),
+              print)  # fmt: skip
     with pytest.raises(PeerFailed, match="bare engine: gone"):
-        agree([failing(BARE, PeerFailed("gone"))], 2, lambda words: None)
+        agree([failing(BARE, PeerFailed("gone"))], Agreement(dimensions=2), print)
 
 
-WORK = Work(texts=2, tokens=20, queries=2, query_tokens=4, dimensions=2, clients=3,
+WORK = Work(texts=2, tokens=20, queries=2, query_tokens=4, clients=3,
             distribution="passages")  # fmt: skip
 
 
@@ -248,7 +251,8 @@ def test_a_peer_that_dies_while_it_is_timed_costs_its_own_rows_alone():
     timing = Timing()
     contestants = [timed(SERVED, after(9, dead)), timed("peer", after(1, dead)),
                    timed("other", after(9, dead))]  # fmt: skip
-    measure(contestants, WORK, timing, repeats=3, say=lambda words: None)
+    agreement = Agreement(dimensions=2)
+    measure(contestants, WORK, timing, agreement, repeats=3, say=lambda words: None)
     assert [row["subject"] for row in timing.rows].count("peer") == 1
     assert [row["repeat"] for row in timing.rows if row["subject"] == "other"] == [1, 2, 3]
     assert timing.failed == {
@@ -259,7 +263,25 @@ def test_a_peer_that_dies_while_it_is_timed_costs_its_own_rows_alone():
     assert {row["distribution"] for row in timing.rows} == {"passages"}
     make_result(kind="peers", what="a test", rows=timing.rows)  # every field is documented
     with pytest.raises(PeerFailed):
-        measure([timed(SERVED, after(0, dead))], WORK, Timing(), repeats=1, say=print)
+        measure([timed(SERVED, after(0, dead))], WORK, Timing(), agreement, repeats=1, say=print)
+
+
+def test_vectors_are_held_in_every_timed_run():
+    """Right before the clock runs, and others behind it."""
+    answers = iter([RIGHT, RIGHT, RIGHT[::-1]])
+
+    def run():
+        return PeerRun(seconds=0.5, vectors=np.array(next(answers), np.float32))
+
+    agreement, timing = Agreement(dimensions=2), Timing()
+    contestants = [contestant(BARE, RIGHT), timed("peer", run, load=CORPUS)]
+    agree(contestants, agreement, print)
+    measure(contestants, WORK, timing, agreement, repeats=3, say=print)
+    assert [row["repeat"] for row in timing.rows if row["subject"] == "peer"] == [1]
+    assert "repeat 2 of the corpus load: its vectors are others" in timing.failed["peer"]
+    wrong = [contestant(SERVED, RIGHT[::-1])]
+    with pytest.raises(WrongAnswer, match="its vectors are others"):
+        measure(wrong, WORK, Timing(), agreement, repeats=1, say=print)
 
 
 def test_ratios_of_an_interrupted_run_are_of_the_repeats_that_both_have():
@@ -294,7 +316,8 @@ def test_what_others_take_of_the_cores_is_measured_and_told():
 def test_a_timed_row_says_what_others_took():
     timing = Timing()
     peer = replace(timed(SERVED, after(1, None)), pid=os.getpid())
-    measure([peer], WORK, timing, repeats=1, say=lambda words: None)
+    agreement = Agreement(dimensions=2)
+    measure([peer], WORK, timing, agreement, repeats=1, say=lambda words: None)
     assert timing.rows[0]["other_cpu_cores"] >= 0
     make_result(kind="peers", what="a test", rows=timing.rows)
 

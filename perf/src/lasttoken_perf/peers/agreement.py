@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,23 +21,56 @@ nearest, without calibration (0.9657 of SmolLM2-135M's longest texts).
 LOWEST_COSINE_SERVED = 0.9999
 """Of the served model's vectors to those of the engine on the same graph."""
 
-Vectors = Mapping[str, NDArray[np.float32]]
+Vectors = dict[str, NDArray[np.float32]]
 """``[texts, dim]`` and ``[queries, dim]`` float32, by `kind_of` the load."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Agreement:
-    """What was found.
+    """What every contestant's vectors are held to, and what was found.
 
     Attributes:
+        dimensions: Of a vector.
+        exact: Vectors of the engine on an fp32 graph of the same weights. The first of a kind that
+            is checked stands in where there are none: that of the bare engine, itself in fp32.
+        ours: Names of contestants without which nothing is compared. They are held to each other;
+            what their precision costs is for the export's gate.
+        engine: Vectors of the first of ours.
         lowest: Lowest cosine to the fp32 engine's vectors, by contestant.
-        served: Lowest cosine of the served model to the engine on the same graph.
+        served: Lowest cosine of ours to the engine on the same graph, by contestant.
         wrong: Why contestants must not be timed, by name.
     """
 
+    dimensions: int
+    exact: Vectors = field(default_factory=dict)
+    ours: Collection[str] = (BARE, SERVED)
+    engine: Vectors = field(default_factory=dict)
     lowest: dict[str, float] = field(default_factory=dict)
     served: dict[str, float] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
+
+    def check(self, contestant: Contestant, load: str, vectors: NDArray[np.float32]) -> None:
+        """Hold what a contestant answered on a load.
+
+        Args:
+            contestant: Who.
+            load: Which load.
+            vectors: ``[texts or queries, dim]`` float32.
+
+        Raises:
+            WrongAnswer: Another shape or norm, or the vectors are others.
+        """
+        name, kind = contestant.name, kind_of(load)
+        against = self.exact.setdefault(kind, vectors)
+        check_vectors(vectors, len(against), self.dimensions)
+        cosine = _lowest(vectors, against)
+        self.lowest[name] = min(self.lowest.get(name, 1.0), cosine)
+        if name in self.ours:
+            own = _lowest(vectors, self.engine.setdefault(kind, vectors))
+            self.served[name] = min(self.served.get(name, 1.0), own)
+            _hold(own, LOWEST_COSINE_SERVED, load)
+        else:
+            _hold(cosine, LOWEST_COSINE.get(contestant.precision, 0.97), load)
 
 
 def kind_of(load: str) -> str:
@@ -46,53 +79,30 @@ def kind_of(load: str) -> str:
 
 
 def agree(
-    contestants: Sequence[Contestant],
-    dimensions: int,
-    say: Callable[[str], None],
-    *,
-    fp32: Vectors | None = None,
-    ours: Collection[str] = (BARE, SERVED),
-) -> Agreement:
+    contestants: Sequence[Contestant], agreement: Agreement, say: Callable[[str], None]
+) -> None:
     """Run each load once, untimed, and compare the vectors with those of the fp32 engine.
 
     Args:
         contestants: The bare engine first.
-        dimensions: Of a vector.
+        agreement: What they are held to; gets what was found.
         say: Told the figures.
-        fp32: Vectors of the engine on an fp32 graph of the same weights; None where the first
-            contestant is that.
-        ours: Names of contestants without which nothing is compared. They are held to each other;
-            what their precision costs is for the export's gate.
 
     Raises:
         WrongAnswer: Vectors of one of ours are not those of the engine.
         PeerFailed: One of ours died.
     """
-    found = Agreement()
-    exact: dict[str, NDArray[np.float32]] = dict(fp32 or {})
-    engine: dict[str, NDArray[np.float32]] = {}
     for contestant in contestants:
         name = contestant.name
         try:
             for load, run in contestant.loads.items():
-                vectors, kind = run().vectors, kind_of(load)
-                against = exact.setdefault(kind, vectors)
-                check_vectors(vectors, len(against), dimensions)
-                cosine = _lowest(vectors, against)
-                found.lowest[name] = min(found.lowest.get(name, 1.0), cosine)
-                if name in ours:
-                    own = _lowest(vectors, engine.setdefault(kind, vectors))
-                    found.served[name] = min(found.served.get(name, 1.0), own)
-                    _hold(own, LOWEST_COSINE_SERVED, load)
-                else:
-                    _hold(cosine, LOWEST_COSINE.get(contestant.precision, 0.97), load)
+                agreement.check(contestant, load, run().vectors)
         except (PeerFailed, WrongAnswer) as error:
-            if name in ours:
+            if name in agreement.ours:
                 raise type(error)(f"{name}: {error}") from error
-            found.wrong[name] = str(error)
-        said = f"lowest cosine {found.lowest[name]:.6f}" if name in found.lowest else "no vectors"
-        say(f"{name}: {said}")
-    return found
+            agreement.wrong[name] = str(error)
+        lowest = agreement.lowest
+        say(f"{name}: {f'lowest cosine {lowest[name]:.6f}' if name in lowest else 'no vectors'}")
 
 
 def _lowest(vectors: NDArray[np.float32], against: NDArray[np.float32]) -> float:

@@ -26,7 +26,7 @@ from lasttoken_perf.bench import tokenize
 from lasttoken_perf.corpus import texts_of
 from lasttoken_perf.hf_folder import write_peer_folder
 from lasttoken_perf.kept_rows import after_rows, rows_kept
-from lasttoken_perf.peers.agreement import Vectors, agree
+from lasttoken_perf.peers.agreement import Agreement, Vectors, agree
 from lasttoken_perf.peers.contestants import (
     BARE,
     CORPUS,
@@ -123,7 +123,7 @@ def run_compare(
         tokenizer = repository / f"{name}{TOKENIZER}" / "1"
         token_ids, rendered = tokenize(tokenizer, texts)
         query_ids, rendered_queries = tokenize(tokenizer, queries)
-        exact = None
+        exact: Vectors = {}
         if options.precision != "fp32":
             _export(checkpoint, entry, "fp32", folder / "fp32", say)
             exact = _fp32_vectors(folder, name, token_ids, query_ids)
@@ -161,11 +161,11 @@ def run_compare(
             tokens=sum(lengths),
             queries=len(queries),
             query_tokens=sum(map(len, query_ids)),
-            dimensions=checkpoint.config.hidden_size,
             clients=options.clients,
             distribution=options.distribution,
         )
-        agreement = agree(contestants, work.dimensions, say, fp32=exact)
+        agreement = Agreement(dimensions=checkpoint.config.hidden_size, exact=exact)
+        agree(contestants, agreement, say)
         timing = Timing(failed=agreement.wrong)
 
         def result(interrupted: str | None = None) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def run_compare(
             }
 
         with rows_kept(output, after_rows(timing.rows, result)):
-            measure(contestants, work, timing, repeats=options.repeats, say=say)
+            measure(contestants, work, timing, agreement, repeats=options.repeats, say=say)
     return result()
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lasttoken_perf.bench import check_vectors
 from lasttoken_perf.errors import PeerFailed, WrongAnswer
 from lasttoken_perf.latency import latency_fields
 from lasttoken_perf.machine import device_name
 from lasttoken_perf.monitor import ResourceMonitor
-from lasttoken_perf.peers.contestants import BARE, CORPUS, MIXED, SERVED, SINGLE, Contestant
+from lasttoken_perf.peers.agreement import Agreement
+from lasttoken_perf.peers.contestants import CORPUS, MIXED, SINGLE, Contestant
 from lasttoken_perf.peers.other_load import OtherLoad
 from lasttoken_perf.peers.process import PeerRun
 from lasttoken_perf.results import Row
@@ -27,7 +27,6 @@ class Work:
         tokens: Of these, together.
         queries: How many of the single load.
         query_tokens: Of these, together.
-        dimensions: Of a vector.
         clients: Requests at a time of the mixed load.
         distribution: Lengths of the texts.
     """
@@ -36,7 +35,6 @@ class Work:
     tokens: int
     queries: int
     query_tokens: int
-    dimensions: int
     clients: int
     distribution: str = "mixture"
 
@@ -58,6 +56,7 @@ def measure(
     contestants: Sequence[Contestant],
     work: Work,
     timing: Timing,
+    agreement: Agreement,
     *,
     repeats: int,
     say: Callable[[str], None],
@@ -68,6 +67,7 @@ def measure(
         contestants: In the order of each repeat.
         work: What they embed.
         timing: Gets the rows, one after the other.
+        agreement: What the vectors of every run are held to.
         repeats: Of everything.
         say: Told each figure.
 
@@ -84,10 +84,9 @@ def measure(
             try:
                 with OtherLoad() as others, ResourceMonitor(contestant.pid) as monitor:
                     run = contestant.loads[load]()
-                count = work.queries if load == SINGLE else work.texts
-                check_vectors(run.vectors, count, work.dimensions)
+                agreement.check(contestant, load, run.vectors)
             except (PeerFailed, WrongAnswer) as error:
-                if name in (BARE, SERVED):
+                if name in agreement.ours:
                     raise
                 timing.failed[name] = f"failed in repeat {repeat} of the {load} load: {error}"
                 say(f"{name} {timing.failed[name]}")
