@@ -11,6 +11,7 @@ from lasttoken_perf.commands import export as export_command
 from lasttoken_perf.errors import FolderInUse, NotEnoughRoom
 from lasttoken_perf.export_bench import run_export_bench
 from lasttoken_perf.random_checkpoint import SFR_CONFIG
+from lasttoken_perf.results import check_result
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,8 @@ def test_a_small_checkpoint_of_the_shape_is_exported_and_removed(
     assert result["report"]["quality"]["status"] == "measured"
     assert result["report"]["quality"]["set"]["pairs"] == result["quality_pairs"] == 20
     assert result["bytes_written"] > result["report"]["weight_bytes"]
+    check_result(result)
+    assert result["kind"] == "export"
     assert 10**7 < result["peak_memory_bytes"] < 3 * 10**9
     assert not (tmp_path / "x").exists()
 

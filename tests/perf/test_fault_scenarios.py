@@ -22,6 +22,7 @@ from lasttoken_perf.faults.load import RIGHT, WRONG, Load, Outcome
 from lasttoken_perf.faults.scenarios import SCENARIOS, Scenario
 from lasttoken_perf.faults.stage import Finding, finding_of
 from lasttoken_perf.interruption import Interrupted
+from lasttoken_perf.results import read_result
 
 ROOT = Path(__file__).parents[2]
 VECTOR = np.array([0.6, 0.8], "<f4")
@@ -170,7 +171,7 @@ def test_a_fault_that_ends_badly_does_not_keep_the_others_from_being_tried(
     assert cli.main(["faults", "--table", str(table), "--output", str(result)]) == 1
     assert "did not end as they should: bad" in capsys.readouterr().err
     assert "FAILED: an answer was wrong" in table.read_text()
-    assert [f["name"] for f in json.loads(result.read_text())["findings"]] == ["bad", "good"]
+    assert [f["name"] for f in read_result(result)["findings"]] == ["bad", "good"]
 
 
 def test_an_interruption_keeps_the_findings_and_no_half_a_table(monkeypatch, tmp_path, capsys):
@@ -185,7 +186,7 @@ def test_an_interruption_keeps_the_findings_and_no_half_a_table(monkeypatch, tmp
     table.write_text("the whole table of an earlier run")
     assert cli.main(["faults", "--table", str(table), "--output", str(result)]) == 143
     assert f"what was finished before it is in {result}" in capsys.readouterr().err
-    found = json.loads(result.read_text())
+    found = read_result(result)
     assert found["interrupted"] == "SIGTERM after good"
     assert [f["name"] for f in found["findings"]] == ["good"]
     assert table.read_text() == "the whole table of an earlier run"

@@ -1,5 +1,7 @@
 """The protocol with a peer's process."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from lasttoken_perf.peers.process import PeerProcess
 
 PEER = """
 import sys
+import time
 import numpy as np
 from lasttoken_perf.peers.process import Embedder, serve_peer
 
@@ -19,6 +22,8 @@ def load(settings):
     def embed():
         if settings["fate"] == "dies while embedding":
             sys.exit(3)
+        if settings["fate"] == "hangs":
+            time.sleep(600)
         print("more chatter")
         runs.append(1)
         return np.full((2, 3), len(runs), np.float32)
@@ -33,7 +38,11 @@ serve_peer(load)
 def start(tmp_path, monkeypatch):
     (tmp_path / "toy_peer.py").write_text(PEER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return lambda fate: PeerProcess("toy_peer", {"fate": fate, "queries": ["a", "b"]}, tmp_path)
+
+    def make(fate, **options):
+        return PeerProcess("toy_peer", {"fate": fate, "queries": ["a", "b"]}, tmp_path, **options)
+
+    return make
 
 
 def test_each_run_brings_its_own_vectors_and_time(start):
@@ -67,3 +76,12 @@ def test_a_peer_that_is_dead_when_it_is_asked_is_told_too(start):
         peer._process.wait()
         with pytest.raises(PeerFailed, match="ended with -9"):
             peer.corpus()
+
+
+def test_a_peer_that_hangs_is_told_and_ended(start):
+    with start("hangs", answer_s=20) as peer:
+        peer.single()
+        peer._answer_s = 0.2
+        with pytest.raises(PeerFailed, match=r"toy_peer gave no answer within 0.2 s"):
+            peer.corpus()
+        assert peer._process.wait(timeout=20) == -signal.SIGKILL

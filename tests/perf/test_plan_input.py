@@ -1,6 +1,9 @@
 """What the planner refuses of its user's files and numbers, by name and before any work."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -251,6 +254,21 @@ def test_the_folder_of_a_plot_is_made(tmp_path):
     words = ["plan", "--gpu", "H200", "--precision", "fp16", "--plot", str(picture)]
     assert main(words) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_claims_are_about_one_model(capsys):
+    assert main(["plan", "--claims", "--model", "qwen3-embedding-0.6b"]) == 2
+    assert "--claims is about sfr-embedding-mistral" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly():
+    """As `lasttoken-perf plan | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "lasttoken_perf.cli", "plan", "--gpu", "RTX 4090"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_claims_have_no_plot(tmp_path, capsys):

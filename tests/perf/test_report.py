@@ -87,6 +87,41 @@ def test_it_shows_every_figure_with_its_provenance(page):
     assert page.count(">machine<") == 4
 
 
+def test_lists_of_a_result_without_rows_are_tables(tmp_path):
+    """A soak's drifts and what faults did once were on no page."""
+    soak = make_result(kind="soak", what="mixed traffic", rows=[], settings={"load": 0.8})
+    soak |= {
+        "requests": 12,
+        "latency": [
+            {"kind": "queries", "way": "gRPC", "p99_ms": 812.5, "p99_drift": 0.0312},
+            {"kind": "passages", "way": "gateway", "p99_ms": 900.25},
+        ],
+        "first_wrong": ["wrong vector for 'a'", "another"],
+    }
+    impact = {"requests": 9, "errors": {"ServerError": 4}}
+    faults = make_result(
+        kind="faults", what="faults tried", rows=[], model={"name": "smollm2-135m"}
+    )
+    faults |= {"findings": [{"name": "encoder", "impact": impact, "alerts": ["Down", "Slow"]}]}
+    files = [tmp_path / "soak.json", tmp_path / "faults.json"]
+    for file, result in zip(files, (soak, faults), strict=True):
+        file.write_text(json.dumps(result))
+    page = " ".join(render_page(read_results(files), title="t").split())
+    for shown in (
+        "<h2>Under load for long</h2>", "<h2>Faults on a live server</h2>",
+        "<h3>latency</h3>", "<h3>findings</h3>",
+        "<th>kind</th><th>way</th><th>p99 ms</th><th>p99 drift</th>",
+        "<td>queries</td><td>gRPC</td><td>812.5</td><td>0.0312</td>",
+        "<td>passages</td><td>gateway</td><td>900.2</td><td>-</td>",
+        "<td>requests</td><td>12</td>", "<td>settings: load</td><td>0.8</td>",
+        "<td>first_wrong</td><td>wrong vector for &#39;a&#39;, another</td>",
+        "<th>name</th><th>impact: requests</th><th>impact: errors: ServerError</th>",
+        "<td>encoder</td><td>9</td><td>4</td><td>Down, Slow</td>",
+    ):  # fmt: skip
+        assert shown in page, shown
+    assert page.count(">command<") == page.count(">taken<") == 2
+
+
 def test_results_of_one_kind_are_told_apart(tmp_path):
     files = [tmp_path / "peers-before.json", tmp_path / "peers-after.json"]
     for file in files:

@@ -1,7 +1,6 @@
 """The soak against a fake client: what it counts, and what it must notice."""
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from lasttoken import DeadlineExceeded, ServerOverloaded
 from lasttoken_perf import soak
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.interruption import Interrupted, signals_unwind
+from lasttoken_perf.results import read_result
 
 VECTOR = np.array([0.6, 0.8], np.float32)
 
@@ -118,7 +118,7 @@ def test_a_signal_ends_the_soak_at_once_and_keeps_its_outcomes(tmp_path, monkeyp
     server = SimpleNamespace(grpc_url="nowhere:1", pid=os.getpid())
     with pytest.raises(Interrupted), signals_unwind():
         soak.run_soak(server, "m", options, say=print, output=output)
-    result = json.loads(output.read_text())
+    result = read_result(output)
     assert result["outcomes"] == {"answered": 3}
     assert result["interrupted"] == "SIGTERM after 3 requests"
     assert result["seconds"] < 30
@@ -134,7 +134,7 @@ def test_what_went_wrong_is_kept_too(tmp_path, monkeypatch):
     output, options = tmp_path / "soak.json", soak.SoakOptions(requests=2, distinct_texts=20)
     with pytest.raises(WrongAnswer, match="1 of 2 requests went wrong"):
         soak.run_soak(None, "m", options, say=print, output=output)
-    result = json.loads(output.read_text())
+    result = read_result(output)
     assert (result["wrong_answers"], result["first_wrong"]) == (1, ["wrong vector for 'a'"])
     assert result["interrupted"] == "WrongAnswer after 2 requests"
     assert result["seconds"] == 2  # of the load, not of what is embedded before and after

@@ -16,6 +16,7 @@ from lasttoken import ServerOverloaded
 from lasttoken_perf import cli
 from lasttoken_perf.errors import InvalidSoak, WrongAnswer
 from lasttoken_perf.interruption import Interrupted, signals_unwind
+from lasttoken_perf.results import read_result
 from lasttoken_perf.server_processes import resident_bytes, server_processes
 from lasttoken_perf.steady.mix import KINDS, WAYS, Request, endless_requests, poisson_times_s
 from lasttoken_perf.steady.outcome import (
@@ -180,7 +181,7 @@ def test_an_interrupted_soak_keeps_what_it_measured(smollm2_server, tmp_path):
 
     with pytest.raises(Interrupted), signals_unwind():
         run_steady(smollm2_server, "smollm2_135m", options, say=say, output=output)
-    result = json.loads(output.read_text())
+    result = read_result(output)
     assert result["interrupted"].startswith("SIGTERM after ")
     assert result["errors"] == {}
     assert result["right"] > 0

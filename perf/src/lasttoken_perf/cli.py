@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with signals_unwind():
             _run(_parser(words[0] if words else None).parse_args(words))
+            sys.stdout.flush()
     except Interrupted as interruption:
         print(f"interrupted by {interruption}{interruption.kept}", file=sys.stderr)
         return interruption.exit_code
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - Python flushes it at exit
+        return 1
     except (PerfError, ExportError, LasttokenError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, _BAD_USAGE) else 1

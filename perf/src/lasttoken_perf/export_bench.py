@@ -16,9 +16,9 @@ from typing import Any
 from lasttoken_export.precisions import PRECISIONS, find_precision
 from lasttoken_export.quality.quality_options import EXPORT_PAIRS
 from lasttoken_perf.errors import FolderInUse, NotEnoughRoom, PeerFailed
-from lasttoken_perf.machine import describe_machine
 from lasttoken_perf.random_checkpoint import write_random_checkpoint
 from lasttoken_perf.random_model import config_of_layers, write_sentencepiece
+from lasttoken_perf.results import make_result
 
 PEAK_MEMORY_BAR_BYTES = 3_000_000_000
 """Of an export that is not calibrated: calibration adds a layer in float32 and square matrices of
@@ -84,8 +84,13 @@ def run_export_bench(
         report, peak_bytes = _export(folder, precision, quality_pairs)
         seconds = time.perf_counter() - started_s
         written = [path for path in (folder / "repository").rglob("*") if path.is_file()]
-        return {
-            "what": "export of a random checkpoint of SFR-Embedding-Mistral's shape",
+        made = make_result(
+            kind="export",
+            what="export of a random checkpoint of SFR-Embedding-Mistral's shape",
+            rows=[],
+            model={"name": "sfr-embedding-mistral", "precision": precision},
+        )
+        return made | {
             "precision": precision,
             "layers": count,
             "quality_pairs": quality_pairs,
@@ -97,7 +102,6 @@ def run_export_bench(
             ),
             "bytes_written": sum(path.stat().st_size for path in written),
             "report": report,
-            "machine": describe_machine(),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lasttoken.local import LocalTriton
 from lasttoken_perf.corpus import long_tailed_texts
 from lasttoken_perf.errors import WrongAnswer
 from lasttoken_perf.kept_rows import rows_kept
+from lasttoken_perf.results import make_result
 
 _CANCELLED_SHARE = 0.1
 _SHORT_DEADLINE_SHARE = 0.1
@@ -83,9 +84,7 @@ def run_soak(
     def finished(ended_by: str) -> dict[str, Any] | None:
         if not run.outcomes:
             return None
-        return _result(run, options) | {
-            "interrupted": f"{ended_by} after {run.outcomes.total()} requests"
-        }
+        return _result(run, model, options, f"{ended_by} after {run.outcomes.total()} requests")
 
     with rows_kept(output, finished):
         asyncio.run(_soak(server, model, texts, options, say, run))
@@ -94,13 +93,22 @@ def run_soak(
                 f"{len(run.wrong)} of {options.requests} requests went wrong, "
                 f"{run.outcomes.total()} ended; the first: {run.wrong[:_TOLD]}"
             )
-    return _result(run, options)
+    return _result(run, model, options)
 
 
-def _result(run: _Run, options: SoakOptions) -> dict[str, Any]:
+def _result(
+    run: _Run, model: str, options: SoakOptions, interrupted: str | None = None
+) -> dict[str, Any]:
     ended_s = time.perf_counter() if run.ended_s is None else run.ended_s
-    result = {
-        "what": "soak with random cancels and deadlines",
+    made = make_result(
+        kind="soak",
+        what="soak with random cancels and deadlines",
+        rows=[],
+        model={"triton_name": model},
+        settings=asdict(options),
+        interrupted=interrupted,
+    )
+    result = made | {
         "requests": options.requests,
         "clients": options.clients,
         "seconds": ended_s - run.began_s,

@@ -21,8 +21,8 @@ from lasttoken_perf.errors import PerfError, WrongAnswer
 from lasttoken_perf.faults.scenarios import SCENARIOS
 from lasttoken_perf.faults.stage import Finding, Stage
 from lasttoken_perf.kept_rows import rows_kept
-from lasttoken_perf.machine import describe_machine, git_revision
 from lasttoken_perf.output_file import check_output, write_output
+from lasttoken_perf.results import make_result
 from lasttoken_perf.tables import markdown_table
 
 
@@ -39,22 +39,24 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     findings: dict[str, Finding] = {}
     failed: list[str] = []
 
-    def result() -> dict[str, Any]:
-        return {
-            "what": "faults tried on a live local server",
-            "model": options.model,
-            "revision": git_revision(),
-            "machine": describe_machine(("openai", "uvicorn")),
+    def result(interrupted: str | None = None) -> dict[str, Any]:
+        made = make_result(
+            kind="faults",
+            what="faults tried on a live local server",
+            rows=[],
+            model={"name": options.model},
+            packages=("openai", "uvicorn"),
+            interrupted=interrupted,
+        )
+        return made | {
             "findings": [
                 {"name": name, **asdict(finding), "alerts": SCENARIOS[name].alerts}
                 for name, finding in findings.items()
-            ],
+            ]
         }
 
     def finished(ended_by: str) -> dict[str, Any] | None:
-        if not findings:
-            return None
-        return result() | {"interrupted": f"{ended_by} after {', '.join(findings)}"}
+        return result(f"{ended_by} after {', '.join(findings)}") if findings else None
 
     with (
         tempfile.TemporaryDirectory(prefix="lasttoken-faults.") as folder,

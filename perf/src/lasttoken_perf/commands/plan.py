@@ -14,7 +14,7 @@ from lasttoken_perf.plan.devices import load_devices
 from lasttoken_perf.plan.model_account import ModelAccount, known_models, model_account
 from lasttoken_perf.plan.planner import plan_all
 from lasttoken_perf.plan.prices import load_prices
-from lasttoken_perf.plan.published_claims import check_claims
+from lasttoken_perf.plan.published_claims import CLAIMED_MODEL, check_claims
 from lasttoken_perf.plan.render import claims_table, plot, prepare_plot, table
 from lasttoken_perf.plan.request import (
     HOST_TEXTS_PER_S,
@@ -33,7 +33,7 @@ _LONGEST_TOKENS = 2048
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
-        default="sfr-embedding-mistral",
+        default=CLAIMED_MODEL,
         help=f"a folder with config.json, or one of {', '.join(known_models())} (%(default)s)",
     )
     parser.add_argument(
@@ -122,6 +122,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.claims:
         if options.plot is not None:
             raise InvalidPlan("--claims has no plot: leave out --plot, or --claims")
+        if options.model != CLAIMED_MODEL:
+            raise InvalidPlan(f"--claims is about {CLAIMED_MODEL}: leave out --model, or --claims")
         checks = check_claims()
         _show(claims_table(checks))
         result = make_result(kind="plan", what="published claims against the account", rows=[])

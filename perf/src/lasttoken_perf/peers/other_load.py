@@ -12,6 +12,9 @@ import psutil
 OTHER_CORES_BAR = 0.2
 """Cores of other programs from which on the user is told; a quiet machine has some hundredths."""
 
+_SHORTEST_S = 1.0
+"""Below it the clocks' ticks, 10 ms for each state of each core, are tenths of a core."""
+
 
 class OtherLoad:
     """Reads the clocks of this process's cores between entering and leaving a `with` block."""
@@ -30,12 +33,16 @@ class OtherLoad:
         self._busy_s = _busy_s() - self._busy_s
         self._own_s = _own_s() - self._own_s
 
-    def cores(self, subject_cores: float) -> float:
+    def cores(self, subject_cores: float) -> float | None:
         """Return the processor time of all others over wall time, in cores.
+
+        None after less than a second, which the clocks are too coarse for.
 
         Args:
             subject_cores: That of what was timed; this process, its client, is taken off too.
         """
+        if self._wall_s < _SHORTEST_S:
+            return None
         return max(0.0, (self._busy_s - self._own_s) / self._wall_s - subject_cores)
 
 

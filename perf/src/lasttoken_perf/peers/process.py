@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import subprocess
 import sys
 import time
@@ -22,6 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasttoken_perf.errors import PeerFailed
+
+_ANSWER_S = 7200.0
+"""Far beyond a whole corpus on a few layers of a 7 B model: what is not there by then hangs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -63,6 +67,7 @@ class PeerProcess:
         folder: Folder for the two files.
         python: Its interpreter; None for ours.
         variables: Its environment variables; None for ours.
+        answer_s: Longest time until it is ready, and for each run.
 
     Raises:
         PeerFailed: It did not start.
@@ -76,8 +81,10 @@ class PeerProcess:
         *,
         python: Path | None = None,
         variables: Mapping[str, str] | None = None,
+        answer_s: float = _ANSWER_S,
     ) -> None:
         self._module = module
+        self._answer_s = answer_s
         name = module.rpartition(".")[2]
         self._vectors_file = folder / f"{name}.npy"
         settings_file = folder / f"{name}.json"
@@ -106,7 +113,7 @@ class PeerProcess:
         """Embed all texts once.
 
         Raises:
-            PeerFailed: The process died.
+            PeerFailed: The process died, or does not answer.
         """
         return self._tell("corpus")
 
@@ -114,7 +121,7 @@ class PeerProcess:
         """Embed the queries one after the other.
 
         Raises:
-            PeerFailed: The process died.
+            PeerFailed: The process died, or does not answer.
         """
         return self._tell("single")
 
@@ -132,6 +139,10 @@ class PeerProcess:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        # Of an answer's line nothing stays in Python's buffer, so that the pipe tells of the next.
+        if not select.select([self._process.stdout], [], [], self._answer_s)[0]:
+            self._process.kill()
+            raise PeerFailed(f"{self._module} gave no answer within {self._answer_s:g} s")
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()

@@ -93,8 +93,8 @@ def measure(
                 continue
             row = _row(contestant, load, repeat, run, work)
             used = monitor.fields()
-            if "cpu_cores" in used:
-                used["other_cpu_cores"] = others.cores(used["cpu_cores"])
+            if "cpu_cores" in used and (taken := others.cores(used["cpu_cores"])) is not None:
+                used["other_cpu_cores"] = taken
             timing.rows.append({**row, "device": device, **used})
             say(
                 f"repeat {repeat}: {name}, {load}: {row['tokens_per_s']:.0f} tokens/s"

@@ -14,7 +14,8 @@ from lasttoken_perf.plan.model_account import ModelAccount, model_account
 from lasttoken_perf.plan.request import PUBLISHED_EFFICIENCY
 from lasttoken_perf.plan.roofline import batch_time
 
-_MODEL = "sfr-embedding-mistral"
+CLAIMED_MODEL = "sfr-embedding-mistral"
+"""What the claims are about."""
 _BATCH_TOKENS = 512
 """A small batch, as of somebody who embeds on one card."""
 _RUNTIME_BYTES = 0.8e9
@@ -43,7 +44,7 @@ def check_claims() -> tuple[ClaimCheck, ...]:
     """Hold every claim of ``data/published_claims.json`` against the account."""
     file = resources.files("lasttoken_perf.plan") / "data" / "published_claims.json"
     claims = json.loads(file.read_text(encoding="utf-8"))
-    model = model_account(_MODEL)
+    model = model_account(CLAIMED_MODEL)
     return (
         *(_check_memory(claim, model) for claim in claims["memory"]),
         *(_check_speed(claim, model) for claim in claims["speed"]),

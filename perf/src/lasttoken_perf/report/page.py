@@ -27,6 +27,9 @@ _TITLES = {
     "modelopt": "Calibration beside nvidia-modelopt",
     "plans": "TensorRT plans",
     "corpus": "Embedding a corpus",
+    "soak": "Under load for long",
+    "faults": "Faults on a live server",
+    "export": "Exporting",
     "client": "The client",
     "gateway-overhead": "The gateway",
     "plan": "Capacity plan",
@@ -35,9 +38,15 @@ _TITLES = {
 """Headings of the kinds of results, in the order of the page."""
 
 
-_SHOWN_ELSEWHERE = (
-    "schema", "kind", "file", "what", "taken_at", "machine", "revision", "command",
-)  # fmt: skip
+_SHOWN_ELSEWHERE = frozenset({
+    "schema", "kind", "file", "what", "taken_at", "machine", "revision", "command", "interrupted",
+    "rows", "summary", "plans", "claims",
+})  # fmt: skip
+"""Parts of a result that its section shows in another form than as figures and lists."""
+
+
+_WITHOUT_ROWS = ("record", "plan", "soak", "faults", "export")
+"""Kinds whose figures are parts of the result by name, and lists of objects."""
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -176,8 +185,12 @@ def _tables(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                      for point in summary],
             "notes": list(_notes(summary)),
         }  # fmt: skip
-    elif result["kind"] in ("record", "plan"):
-        yield {"heads": ["figure", "value"], "rows": list(_flat(result))}
+    elif result["kind"] in _WITHOUT_ROWS:
+        parts = {name: part for name, part in result.items() if name not in _SHOWN_ELSEWHERE}
+        yield {"heads": ["figure", "value"], "rows": list(_flat(parts))}
+        for name, part in parts.items():
+            if _is_table(part):
+                yield _list_table(name, part)
     yield from plan_tables(result)
 
 
@@ -206,10 +219,23 @@ def _shared_words(points: Sequence[Mapping[str, Any]], columns: Sequence[str]) -
     }
 
 
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+
+
+def _list_table(name: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a list of objects as a table; a field of some alone is a dash in the others."""
+    rows = [dict(_flat(item)) for item in items]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {
+        "caption": name.replace("_", " "),
+        "heads": [column.replace("_", " ") for column in columns],
+        "rows": [[row.get(column, "-") for column in columns] for row in rows],
+    }
+
+
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
     for name, inner in value.items():
-        if not prefix and name in _SHOWN_ELSEWHERE:
-            continue
         if isinstance(inner, Mapping):
             if inner.keys() >= {"min", "median", "max"}:
                 yield [f"{prefix}{name}", _cell(inner)]
@@ -217,6 +243,8 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
                 yield from _flat(inner, f"{prefix}{name}: ")
         elif isinstance(inner, str | int | float | bool) or inner is None:
             yield [f"{prefix}{name}", _cell(inner)]
+        elif isinstance(inner, list) and inner and not _is_table(inner):
+            yield [f"{prefix}{name}", ", ".join(map(_cell, inner))]
 
 
 def _cell(value: Any) -> str:

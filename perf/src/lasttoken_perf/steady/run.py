@@ -19,7 +19,7 @@ from lasttoken_perf.corpus import texts_of
 from lasttoken_perf.errors import InvalidSoak, WrongAnswer
 from lasttoken_perf.gateway_process import gateway_process
 from lasttoken_perf.kept_rows import rows_kept
-from lasttoken_perf.machine import describe_machine, git_revision
+from lasttoken_perf.results import make_result
 from lasttoken_perf.server_figures import figures, settled_scrape
 from lasttoken_perf.server_processes import resident_bytes, server_processes
 from lasttoken_perf.steady.mix import KINDS, endless_requests, poisson_times_s
@@ -176,12 +176,15 @@ def _result(
         stretch_s: In which requests were due: all of the asked for, or up to the interruption.
     """
     offered = sum(due_s <= stretch_s for due_s in run.due_s)
-    return {
-        "what": "mixed traffic at a share of the capacity: errors, drift of memory and of latency",
-        "model": model,
-        "revision": git_revision(),
-        "machine": describe_machine(("openai", "uvicorn")),
-        "settings": asdict(options) | {"mix": [asdict(kind) for kind in KINDS]},
+    made = make_result(
+        kind="soak",
+        what="mixed traffic at a share of the capacity: errors, drift of memory and of latency",
+        rows=[],
+        model={"triton_name": model},
+        settings=asdict(options) | {"mix": [asdict(kind) for kind in KINDS]},
+        packages=("openai", "uvicorn"),
+    )
+    return made | {
         "capacity_requests_per_s": run.capacity_per_s,
         "offered_requests_per_s": offered / stretch_s,
         "seconds": seconds,
