@@ -7,11 +7,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from lasttoken.local import LocalTriton
 from lasttoken_export.catalogue import entry
 from lasttoken_export.checkpoint import open_checkpoint
 from lasttoken_export.exporter import ExportOptions, export_model
+
+# An example takes as long as the machine lets it, and the same ones are tried each time; what looks
+# for new ones is `make fuzz`.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 MODEL = "smollm2_135m"
 

@@ -126,12 +126,12 @@ def secrets(tmp_path_factory):
     authority = trustme.CA()
     folder = tmp_path_factory.mktemp("secrets")
     files = {}
-    for secret, name in (
-        ("server-tls", "localhost"),
-        ("gateway-client-tls", "gateway.ns.svc"),
-        ("gateway-tls", "localhost"),
+    for secret, names in (
+        ("server-tls", ("localhost", "127.0.0.1")),
+        ("gateway-client-tls", ("gateway.ns.svc",)),
+        ("gateway-tls", ("localhost",)),
     ):
-        issued = authority.issue_cert(name)
+        issued = authority.issue_cert(*names)
         for key, pem in (
             ("tls.crt", issued.cert_chain_pems[0]),
             ("tls.key", issued.private_key_pem),
@@ -165,7 +165,7 @@ def asking_triton(rendered, secrets, tmp_path_factory, cache_folder):
     repository = write_toy_repository(folder / "repository")
     log = folder / "log"
     with tls_triton(repository, log, cache_folder=cache_folder, tls_arguments=arguments) as port:
-        yield f"localhost:{port}"
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.mark.server

@@ -21,7 +21,7 @@ from lasttoken.local.trace_arguments import trace_arguments
 from server.toy_repository import MODEL, write_toy_repository
 
 SECRET = "a text that no span may hold"
-TRIES = 4
+TRIES = 8
 """Triton 24.10 now and then sends nothing of a request (seen in two of about twenty)."""
 
 

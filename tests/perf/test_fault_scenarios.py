@@ -76,11 +76,12 @@ class FakeGateway:
     """Answers every embedding with one vector; ready, or failing, as it is told."""
 
     def __init__(self):
-        self.ready, self.failures, self.requests = True, 0, 0
+        self.ready, self.failures, self.requests, self.probes = True, 0, 0, 0
         gateway = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                gateway.probes += 1
                 self.reply(200 if gateway.ready else 503, {})
 
             def do_POST(self):
@@ -131,7 +132,10 @@ def test_requests_go_in_turn_to_the_gateways_that_are_ready(gateways):
     first.ready = False
     assert not says_ready(first.url)
     assert says_ready(second.url)
-    time.sleep(4 * PROBE_S)
+    enough, end = second.probes + 3, time.monotonic() + 30
+    while second.probes < enough:  # a whole round, of which the next one's begin is the end
+        assert time.monotonic() < end
+        time.sleep(PROBE_S / 4)
     for _ in range(4):
         caller.embed("x", timeout_s=5)
     assert (first.requests, second.requests) == (2, 6)

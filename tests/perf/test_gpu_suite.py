@@ -232,9 +232,14 @@ def test_a_suite_without_any_figure_fails(tmp_path, monkeypatch, capsys):
 
 
 def test_a_step_beyond_its_time_is_ended_with_what_it_started(steps, tmp_path):
-    outcome = run_step(steps["hangs"], settings(tmp_path), limit_s=4, folder=tmp_path / "logs")
-    assert outcome.status == "timed out"
-    assert "not done after 4 s" in outcome.reason
+    for limit_s in (4, 30):  # Python itself may take its time to start
+        outcome = run_step(
+            steps["hangs"], settings(tmp_path), limit_s=limit_s, folder=tmp_path / f"logs{limit_s}"
+        )
+        assert outcome.status == "timed out"
+        assert f"not done after {limit_s} s" in outcome.reason
+        if (tmp_path / "pid").exists():
+            break
     child = int((tmp_path / "pid").read_text())
     for _ in range(50):
         if not _runs(child):

@@ -24,7 +24,8 @@ def run(options):
             print(folder, forgotten.pid, flush=True)
             time.sleep(100)
         finally:
-            time.sleep(0.3)
+            print("ending", flush=True)
+            sys.stdin.readline()
 
 commands.SUMMARIES = {"x": "x"}
 cli.load_command = lambda name: Command(add_arguments=lambda parser: None, run=run)
@@ -35,14 +36,16 @@ sys.exit(cli.main(["x"]))
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_was_begun_is_ended(number, code):
     with subprocess.Popen(
-        [sys.executable, "-c", WORKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-c", WORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         folder, child = process.stdout.readline().split()
         assert Path(folder).is_dir()
         process.send_signal(number)
-        time.sleep(0.1)
+        assert process.stdout.readline() == "ending\n"
         process.send_signal(number)  # as `timeout` does, while things are being ended
-        _, said = process.communicate(timeout=20)
+        time.sleep(0.1)
+        _, said = process.communicate("go on\n", timeout=60)
     assert process.returncode == code
     assert said == f"interrupted by {number.name}\n"
     assert not Path(folder).exists()

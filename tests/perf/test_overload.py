@@ -22,7 +22,7 @@ class FakeClient:
         outcome = next(self.outcomes)
         if isinstance(outcome, Exception):
             raise outcome
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.1)
         return Embeddings(vectors=outcome, token_counts=np.int32(5), truncated=np.bool_(False))
 
 

@@ -131,12 +131,15 @@ def test_every_answer_is_compared_and_every_error_counted(answer, result):
 
 
 def test_an_open_loop_sends_on_time_whatever_is_in_flight_and_counts_from_when_it_was_due():
-    in_flight, most = 0, 0
+    in_flight, most, all_there = 0, 0, asyncio.Event()
 
     async def slow(request):
         nonlocal in_flight, most
         in_flight += 1
         most = max(most, in_flight)
+        if most == 4:
+            all_there.set()
+        await asyncio.wait_for(all_there.wait(), 30)
         await asyncio.sleep(0.3)
         in_flight -= 1
         return VECTOR

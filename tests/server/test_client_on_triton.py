@@ -113,8 +113,8 @@ def test_overload_is_known_through_the_ensemble_and_passes(url):
 def test_a_deadline_holds_while_the_server_works(client):
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        client.embed("SLEEP 2.0", timeout_s=0.3)
-    assert time.monotonic() - begin < 1.5
+        client.embed("SLEEP 10.0", timeout_s=0.3)
+    assert time.monotonic() - begin < 8
     assert np.array_equal(client.embed("next"), toy_vector("next"))
 
 

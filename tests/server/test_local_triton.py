@@ -28,6 +28,7 @@ from lasttoken import (
 )
 from lasttoken.local import LocalTriton
 from lasttoken.local import server as local_server
+from lasttoken_perf.served import read_metrics
 from server.toy_repository import MODEL, toy_vector, write_toy_repository
 
 pytestmark = pytest.mark.server
@@ -52,6 +53,12 @@ def group_members(group: int) -> list[int]:
         if int(fields[2]) == group and fields[0] != "Z":
             members.append(int(stat.parent.name))
     return members
+
+
+def wait_for_work(metrics_url: str) -> None:
+    """Wait until the first request is behind the tokenizer, so with the encoder."""
+    name, label = "nv_inference_request_success", f'model="{MODEL}_tokenizer"'
+    assert wait_until(lambda: read_metrics(metrics_url, label).get(name, 0) > 0)
 
 
 def wait_until(condition, seconds: float = 20.0) -> bool:
@@ -185,8 +192,8 @@ def test_work_in_flight_is_answered_at_stop(repository):
         client = EmbeddingClient(server.grpc_url, MODEL)
         thread = threading.Thread(target=lambda: answers.append(client.embed("SLEEP 1.0 s")))
         thread.start()
-        time.sleep(0.4)
-    thread.join(10)
+        wait_for_work(server.metrics_url)
+    thread.join(30)
     client.close()
     assert np.array_equal(answers[0], toy_vector("SLEEP 1.0 s"))
 
@@ -292,19 +299,20 @@ def test_a_second_signal_ends_serve_at_once_and_leaves_no_server(repository, num
     thread = threading.Thread(target=work)
     try:
         thread.start()
-        time.sleep(0.5)
+        wait_for_work(places["metrics"])
         process.send_signal(number)
-        time.sleep(0.5)
+        assert process.stderr is not None
+        while "requests in flight have 30 s to finish" not in (said := process.stderr.readline()):
+            assert said, "it has ended"
+        time.sleep(0.3)
         assert process.poll() is None  # it waits for the work
         assert group_members(places["pid"])
         process.send_signal(number)
-        assert process.wait(5) == code
+        assert process.wait(15) == code
         assert not group_members(places["pid"])
         assert not shared_memory_of(process.pid)
         assert not listening_addresses(int(places["grpc"].rsplit(":", 1)[1]))
-        assert process.stderr is not None
         said = process.stderr.read()
-        assert "requests in flight have 30 s to finish" in said
         assert "ending the server at once" in said
         assert "Traceback" not in said
     finally:

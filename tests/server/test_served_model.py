@@ -274,11 +274,11 @@ def test_what_has_expired_is_not_computed(smollm2_server):
 
     before = expired()
     with EmbeddingClient(smollm2_server.grpc_url, MODEL) as client, ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(client.embed, TEXTS * 3, timeout_s=300)
+        busy = pool.submit(client.embed, TEXTS * 12, timeout_s=300)
         time.sleep(0.3)
-        for _ in range(3):
+        for timeout_s in (0.02, 0.02, 0.02, 0.05, 0.1):  # one must get as far as the encoder
             with pytest.raises(DeadlineExceeded):
-                client.embed("too late", timeout_s=0.02)
+                client.embed("too late", timeout_s=timeout_s)
         busy.result()
         client.embed("afterwards")
     assert expired() > before

@@ -78,7 +78,7 @@ def served(tmp_path_factory, repository, files, cache_folder) -> Iterator[str]:
     """A Triton that asks callers for a certificate."""
     log = tmp_path_factory.mktemp("log") / "right"
     with triton(repository, files["server"], log, cache_folder) as port:
-        yield f"localhost:{port}"
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def served_expired(tmp_path_factory, repository, files, cache_folder) -> Iterato
     """A Triton whose own certificate has expired."""
     log = tmp_path_factory.mktemp("log") / "expired"
     with triton(repository, files["expired server"], log, cache_folder) as port:
-        yield f"localhost:{port}"
+        yield f"127.0.0.1:{port}"
 
 
 def tls_of(files: Files | None, ca: Files) -> Tls:

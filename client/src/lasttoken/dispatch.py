@@ -34,10 +34,14 @@ class _Begun:
     attempts: int = 0
     refusal: LasttokenError | None = None
 
-    def refused(self) -> LasttokenError:
+    def in_vain(self, attempt: float, now: float) -> bool:
+        """Whether refusals took more of its time than the attempt begun at that time has."""
+        return self.refusal is not None and attempt - self.since > now - attempt
+
+    def refused(self, words: str = "") -> LasttokenError:
         """The error of a request that is not tried again."""
         assert self.refusal is not None
-        message = f"{self.refusal}, attempts: {max(1, self.attempts)}"
+        message = f"{self.refusal}, attempts: {max(1, self.attempts)}{words}"
         return type(self.refusal)(message, status=self.refusal.status)
 
 
@@ -106,7 +110,7 @@ class Dispatch:
         """Time left for an attempt of a request that starts now, in seconds.
 
         Raises:
-            DeadlineExceeded: None is left.
+            DeadlineExceeded, ModelUnavailable: None is left, as of `take`.
         """
         self._check_deadline(now)
         return max(1e-3, self._begun[request].deadline - now)
@@ -116,7 +120,7 @@ class Dispatch:
 
         Raises:
             DeadlineExceeded: The deadline has passed.
-            ModelUnavailable: It has, while a request waited to be sent again: what refused it.
+            ModelUnavailable: It has, over the refusals of a request: what refused it.
         """
         self._check_deadline(now)
         taken = []
@@ -168,8 +172,7 @@ class Dispatch:
         """
         sent = self._sent.pop(request)
         begun = self._begun[request]
-        in_vain = sent - begun.since > now - sent
-        if isinstance(error, DeadlineExceeded) and begun.refusal and in_vain:
+        if isinstance(error, DeadlineExceeded) and begun.in_vain(sent, now):
             raise begun.refused() from error
         if not (isinstance(error, ModelUnavailable) and error.status in _SENT_AGAIN):
             raise error
@@ -191,11 +194,12 @@ class Dispatch:
 
     def _check_deadline(self, now: float) -> None:
         if now >= self._deadline:
-            if self._waiting:  # as if its next attempt had been due this late
-                begun = self._begun[self._waiting[0][1]]
-                raise begun.refused() from begun.refusal
             unanswered = len(self._unsent) + len(self._sent) + len(self._waiting)
+            over = f"the time for this call is over with {unanswered} of {self._count} "
+            for request, begun in self._begun.items():
+                # One that waits: as if its next attempt had been due this late.
+                if begun.in_vain(self._sent.get(request, now), now):
+                    raise begun.refused(f"; {over}requests unanswered") from begun.refusal
             raise DeadlineExceeded(
-                f"the time for this call is over with {unanswered} of {self._count} "
-                "requests unanswered; give more time with timeout_s, or fewer texts"
+                f"{over}requests unanswered; give more time with timeout_s, or fewer texts"
             )

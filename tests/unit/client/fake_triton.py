@@ -175,7 +175,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         """End at once: calls in flight are lost."""
         self._server.stop(grace=None).wait()
 
-    def wait_until(self, condition: Callable[[FakeTriton], bool], seconds: float = 5.0) -> bool:
+    def wait_until(self, condition: Callable[[FakeTriton], bool], seconds: float = 30.0) -> bool:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if condition(self):

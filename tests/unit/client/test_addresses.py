@@ -14,8 +14,10 @@ from lasttoken import (
     AsyncEmbeddingClient,
     EmbeddingClient,
     InvalidInput,
+    LasttokenError,
     ModelUnavailable,
     RetryPolicy,
+    rotation,
 )
 from lasttoken.rotation import Rotation
 from unit.client.fake_triton import MODEL, FakeTriton, delay, refuse, vectors_of
@@ -29,10 +31,19 @@ def other():
         yield server
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
+def closed_ports(count: int) -> list[int]:
+    """Ports where nobody listens; no two are the same."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def closed_port() -> int:
+    return closed_ports(1)[0]
 
 
 @pytest.mark.parametrize("form", [list, ",".join, ", ".join, tuple])
@@ -61,7 +72,7 @@ def test_a_new_client_does_not_hear_of_an_earlier_ones_failures(make_client):
     port = closed_port()
     with make_client(f"127.0.0.1:{port}") as earlier:
         for _ in range(4):  # each attempt lengthens the wait until the next
-            with pytest.raises(ModelUnavailable):
+            with pytest.raises(LasttokenError):
                 earlier.embed(["a"], timeout_s=0.5)
         with FakeTriton().serve(port) as server, make_client(server.url) as client:
             assert client.model_info().dimensions == 8
@@ -102,8 +113,12 @@ def test_a_server_that_dies_in_mid_call_fails_no_call(fake, make_client):
     client.__exit__(None, None, None)
 
 
-def test_calls_reset_by_a_stopping_server_go_to_the_other_one(fake, other, make_client):
+def test_calls_reset_by_a_stopping_server_go_to_the_other_one(
+    fake, other, make_client, monkeypatch
+):
     """It answers CANCELLED for what it has not begun, though nobody cancelled it."""
+    for name in ("_FIRST_REST_S", "_LONGEST_REST_S"):
+        monkeypatch.setattr(rotation, name, 600.0)
     fake.otherwise = refuse(grpc.StatusCode.CANCELLED, "CANCELLED")
     one_try = RetryPolicy(max_attempts=1)
     with make_client([fake.url, other.url], max_texts_per_request=2, retry=one_try) as client:
@@ -121,7 +136,7 @@ def test_calls_reset_by_a_stopping_server_go_to_the_other_one(fake, other, make_
 
 
 def test_when_all_are_gone_the_call_says_so(make_client):
-    dead = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{closed_port()}"]
+    dead = [f"127.0.0.1:{port}" for port in closed_ports(2)]
     with make_client(dead, retry=RetryPolicy(max_attempts=3, initial_s=0.01)) as client:
         with pytest.raises(ModelUnavailable, match="attempts: 3"):
             client.embed("a")

@@ -50,10 +50,15 @@ local.find_program = lambda *_: ServerProgram(
     path=sys.argv[1], arguments=(), environment=dict(os.environ), library_path=""
 )
 local.read_repository = lambda _: ()
-local.wait_until_ready = lambda *_, **__: time.sleep(0.5)
+
+def wait_until_ready(process, *_, **__):
+    while "up" not in process.log():
+        time.sleep(0.01)
+
+local.wait_until_ready = wait_until_ready
 
 def run_demo(**options):
-    with LocalTriton(".") as server:
+    with LocalTriton(".", log_path=sys.argv[2]) as server:
         print(server.pid, flush=True)
         time.sleep(60)
 
@@ -65,15 +70,21 @@ sys.exit(demo.DEMO.run(arguments))
 
 def test_a_second_sigterm_ends_the_demonstrations_server_at_once(tmp_path):
     program = tmp_path / "program"
-    program.write_text("#!/bin/sh\ntrap '' TERM\nsleep 60\nsleep 60\n")
+    program.write_text(
+        "#!/bin/sh\ntrap 'echo asked' TERM\necho up\nfor i in $(seq 600); do sleep 0.1; done\n"
+    )
     program.chmod(0o755)
-    command = [sys.executable, "-c", SERVING, str(program)]
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", SERVING, str(program), str(log)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     try:
         assert process.stdout is not None
         server = int(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        deadline = time.monotonic() + 30
+        while "asked" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM

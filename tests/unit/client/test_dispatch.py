@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -43,10 +44,13 @@ def unavailable() -> ModelUnavailable:
     return ModelUnavailable("down", status="UNAVAILABLE")
 
 
-def make(count=1, *, deadline=100.0, max_in_flight=4, jitter=None, **retry) -> Dispatch:
+def make(
+    count=1, *, deadline=100.0, max_in_flight=4, jitter=None, request_timeout_s=math.inf, **retry
+) -> Dispatch:
     return Dispatch(
         count,
         deadline=deadline,
+        request_timeout_s=request_timeout_s,
         window=Fixed(max_in_flight),
         retry=RetryPolicy(**retry),
         jitter=jitter or LongestWait(),
@@ -92,7 +96,7 @@ def test_a_wait_that_ends_past_the_deadline_ends_the_call_with_the_servers_error
     dispatch = make(2, deadline=10.0, initial_s=3.0, max_s=8.0)
     dispatch.take(1.0)
     dispatch.failed(1, unavailable(), 1.0)  # due at 4
-    with pytest.raises(ModelUnavailable, match="down, attempts: 1") as caught:
+    with pytest.raises(ModelUnavailable, match=r"down, attempts: 1; .*2 of 2 requests") as caught:
         dispatch.take(10.0)
     assert caught.value.status == "UNAVAILABLE"
     assert caught.value.__cause__ is not None
@@ -107,6 +111,42 @@ def test_time_that_is_over_is_told_as_what_took_most_of_it(sent, kind):
     late = DeadlineExceeded("late", status="DEADLINE_EXCEEDED")
     with pytest.raises(kind, match=r"late|full, attempts: 2"):
         dispatch.failed(0, late, 11.0)
+
+
+def test_refusals_are_told_whenever_the_time_is_found_to_be_over():
+    """Between `take` and sending, and while the next attempts are in flight."""
+    one = make(deadline=1.0, initial_s=0.9)
+    one.take(0.0)
+    one.failed(0, unavailable(), 0.0)  # due at 0.9
+    assert one.take(0.95) == [0]
+    with pytest.raises(ModelUnavailable, match="down, attempts: 2"):
+        one.remaining_s(0, 1.0)
+    several = make(3, deadline=1.0, max_in_flight=2, initial_s=0.9)
+    several.take(0.0)
+    for request in (0, 1):
+        several.failed(request, unavailable(), 0.0)
+    assert several.take(0.95) == [0, 1]
+    with pytest.raises(ModelUnavailable, match=r"down, attempts: 2; .*3 of 3 requests"):
+        several.take(1.0)
+    begun = make(deadline=10.0, initial_s=0.9)
+    begun.take(0.0)
+    begun.failed(0, unavailable(), 0.0)
+    assert begun.take(1.0) == [0]  # it has had nine tenths of the time
+    with pytest.raises(DeadlineExceeded):
+        begun.take(10.0)
+
+
+def test_the_time_of_a_request_is_its_own_within_that_of_the_call():
+    """As `embed_iter` has it: from each request's first sending, retries included."""
+    dispatch = make(2, deadline=100.0, max_in_flight=1, initial_s=2.0, request_timeout_s=5.0)
+    assert dispatch.take(10.0) == [0]
+    assert dispatch.remaining_s(0, 11.0) == 4.0
+    dispatch.failed(0, unavailable(), 11.0)  # due at 13
+    dispatch.take(13.0)
+    assert dispatch.remaining_s(0, 13.0) == 2.0
+    dispatch.answered(0, 14.0)
+    assert dispatch.take(98.0) == [1]
+    assert dispatch.remaining_s(1, 98.0) == 2.0  # of the call
 
 
 def test_a_request_that_goes_elsewhere_at_the_deadline_tells_its_attempt():

@@ -149,10 +149,10 @@ def test_prompt_instruction_class_and_headers_are_sent_when_given(fake, make_cli
 def test_each_attempt_carries_the_time_that_is_left(fake, make_client):
     fake.first.append(refuse(grpc.StatusCode.UNAVAILABLE, "overloaded: full", after_s=0.3))
     with make_client(retry=QUICK) as client:
-        client.embed("a", timeout_s=5.0)
+        client.embed("a", timeout_s=60.0)
     first, second = fake.calls
-    assert 4.0 < first.time_remaining_s < 5.1  # gRPC rounds the time on the wire up
-    assert 4e6 < first.parameters["timeout"] <= 5e6
+    assert 50.0 < first.time_remaining_s < 61.0  # gRPC rounds the time on the wire up
+    assert 50e6 < first.parameters["timeout"] <= 60e6
     assert second.time_remaining_s < first.time_remaining_s - 0.25
     assert second.parameters["timeout"] < first.parameters["timeout"] - 0.25e6
 
@@ -169,11 +169,11 @@ def test_overload_for_ever_ends_typed_and_before_the_deadline(fake, make_client)
     fake.otherwise = refuse(grpc.StatusCode.UNAVAILABLE, "in ensemble 'm', overloaded: full")
     begin = time.monotonic()
     with (
-        make_client(retry=RetryPolicy(initial_s=0.05, max_s=10.0)) as client,
+        make_client(retry=RetryPolicy(initial_s=0.05, max_s=600.0)) as client,
         pytest.raises(ServerOverloaded, match=r"overloaded: full.*attempts: \d+"),
     ):
-        client.embed("a", timeout_s=0.5)
-    assert time.monotonic() - begin <= 0.6  # never sleeps past the deadline
+        client.embed("a", timeout_s=3.0)
+    assert time.monotonic() - begin < 30  # a wait is not slept to its end past the deadline
     assert len(fake.calls) >= 2
 
 
@@ -226,11 +226,11 @@ def test_an_expired_deadline_reported_as_unavailable_is_not_tried_again(fake, ma
 
 
 def test_a_slow_server_ends_in_deadline_exceeded(fake, make_client):
-    fake.otherwise = delay(5.0)
+    fake.otherwise = delay(60.0)
     begin = time.monotonic()
     with make_client() as client, pytest.raises(DeadlineExceeded):
         client.embed("a", timeout_s=0.2)
-    assert 0.15 < time.monotonic() - begin < 1.5
+    assert 0.15 < time.monotonic() - begin < 30
     assert issubclass(DeadlineExceeded, TimeoutError)
 
 
@@ -241,8 +241,8 @@ def test_the_deadline_is_that_of_the_whole_call_not_of_each_request(fake, make_c
         make_client(max_texts_per_request=1, max_in_flight=1) as client,
         pytest.raises(DeadlineExceeded),
     ):
-        client.embed(list("abcdefghij"), timeout_s=0.5)
-    assert time.monotonic() - begin < 1.2
+        client.embed([f"text {i}" for i in range(200)], timeout_s=0.5)  # 30 s of work
+    assert time.monotonic() - begin < 20
     assert len(fake.calls) <= 4
 
 
@@ -254,15 +254,18 @@ def test_requests_in_flight_are_bounded_and_the_bound_is_used(fake, make_client)
 
 
 def test_the_first_final_failure_cancels_the_rest(fake, make_client):
-    fake.first.append(refuse(grpc.StatusCode.INTERNAL, "engine failed", after_s=0.2))
-    fake.otherwise = delay(10.0)
+    def fail_when_all_are_there(call, tensors):
+        assert fake.wait_until(lambda f: f.in_flight == 4)
+        call.context.abort(grpc.StatusCode.INTERNAL, "engine failed")
+
+    fake.first.append(fail_when_all_are_there)
+    fake.otherwise = delay(60.0)
     begin = time.monotonic()
     with make_client(max_texts_per_request=1, max_in_flight=4) as client:
         with pytest.raises(ServerError, match="engine failed"):
             client.embed([f"text {i}" for i in range(12)])
-        assert time.monotonic() - begin < 3.0
-        assert fake.wait_until(lambda f: f.in_flight == 0)
-    assert fake.cancelled == 3
+        assert time.monotonic() - begin < 50
+        assert fake.wait_until(lambda f: f.in_flight == 0 and f.cancelled == 3)
     assert len(fake.calls) == 4
 
 
@@ -639,6 +642,7 @@ def test_a_call_cancelled_before_its_requests_begin_leaves_nothing_behind(fake):
             with pytest.raises(asyncio.CancelledError):
                 await call
 
+    gc.collect()  # what earlier tests left has its warnings out of the way
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         asyncio.run(run())
@@ -651,11 +655,11 @@ def test_closing_ends_an_async_question_as_it_ends_a_call():
     import asyncio
 
     class Slow(FakeTriton):
-        asked = threading.Event()
+        asked, go_on = threading.Event(), threading.Event()
 
         def ModelMetadata(self, request, context):  # noqa: N802
             self.asked.set()
-            time.sleep(1.0)
+            self.go_on.wait(20)
             return super().ModelMetadata(request, context)
 
     async def run(fake: Slow) -> None:
@@ -666,6 +670,7 @@ def test_closing_ends_an_async_question_as_it_ends_a_call():
         await client.close()
         with pytest.raises(RequestCancelled, match="closed during the call"):
             await question
+        fake.go_on.set()
 
     with Slow().serve() as fake:
         asyncio.run(asyncio.wait_for(run(fake), 10.0))

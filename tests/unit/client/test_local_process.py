@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_free_ports_are_different_and_free():
 
 
 def test_a_named_port_that_is_taken_is_found_out_before_the_server_starts(server_of, tmp_path):
-    server_of("time.sleep(60)")
+    server_of(SLEEPS)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = LocalTriton(tmp_path, http_port=port, log_path=tmp_path / "log")
@@ -145,20 +146,56 @@ def program_that(folder: Path, does: str) -> ServerProgram:
 
 @pytest.fixture
 def server_of(tmp_path, monkeypatch):
-    """Makes a server that runs another program and is ready when that has had a moment."""
+    """Makes a server that runs another program, which says when it is up."""
 
     def make(does: str) -> LocalTriton:
         program = program_that(tmp_path, does)
         monkeypatch.setattr(local_server, "find_program", lambda *_: program)
         monkeypatch.setattr(local_server, "read_repository", lambda _: ())
-        monkeypatch.setattr(local_server, "wait_until_ready", lambda *_, **__: time.sleep(0.5))
+        monkeypatch.setattr(local_server, "wait_until_ready", _wait_until_up)
         return LocalTriton(tmp_path)
 
     return make
 
 
+SLEEPS = "print('up', flush=True)\ntime.sleep(60)"
+ASKED = (
+    "def asked(*_):\n    print('asked', flush=True)\n"
+    "signal.signal(signal.SIGTERM, asked)\n"
+    "print('up', flush=True)\n"
+    "while True:\n    time.sleep(60)\n"
+)
+"""A program that SIGTERM does not end."""
+
+
+def _wait_until_up(process: ServerProcess, *_: object, **__: object) -> None:
+    wait_for_log(process, "up")
+
+
+def when_asked(process: ServerProcess, do: Callable[[], None]) -> threading.Thread:
+    """Do something as soon as the program has been asked to end."""
+
+    def wait() -> None:
+        wait_for_log(process, "asked")
+        do()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def interrupted(stop: Callable[[], None], interrupter: threading.Thread) -> None:
+    """Stop; a signal that comes late must not strike outside the test either."""
+    stop()
+    interrupter.join()
+
+
+def interrupt_us() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def wait_for_log(process: ServerProcess, words: str) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while words not in process.log():
         assert time.monotonic() < end, process.log()
         time.sleep(0.01)
@@ -224,15 +261,13 @@ def test_a_second_ctrl_c_kills_the_process_and_its_children(tmp_path):
     process = start(
         tmp_path,
         "import signal, subprocess, time\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "print('child', subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
-        "time.sleep(60)",
+        "print('child', subprocess.Popen(['sleep', '60']).pid, flush=True)\n" + ASKED,
     )
-    wait_for_log(process, "child")
+    wait_for_log(process, "up")
     child = int(process.log().split()[1])
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    interrupter = when_asked(process, interrupt_us)
     with pytest.raises(KeyboardInterrupt):
-        process.stop(30.0)
+        interrupted(lambda: process.stop(30.0), interrupter)
     assert process.exit_code == -signal.SIGKILL
     assert not alive(child)
 
@@ -248,21 +283,21 @@ def test_ctrl_c_while_a_server_begins_leaves_none(server_of, monkeypatch):
         return begun[0]
 
     monkeypatch.setattr(subprocess, "Popen", slow)
-    server = server_of("time.sleep(60)")
+    server = server_of(SLEEPS)
     with pytest.raises(KeyboardInterrupt):
         server.start()
     assert not alive(begun[0].pid)
 
 
 def test_a_server_whose_stopping_is_interrupted_is_gone_with_its_shared_memory(server_of):
-    server = server_of("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)")
+    server = server_of(ASKED)
     memory = Path("/dev/shm") / f"{server._server_id}_1"  # noqa: S108
     server.start()
     pid = server.pid
     memory.write_bytes(b"x")
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    interrupter = when_asked(server._process, interrupt_us)
     with pytest.raises(KeyboardInterrupt):
-        server.stop()
+        interrupted(server.stop, interrupter)
     assert not alive(pid)
     assert not memory.exists()
     with pytest.raises(ServerStopped):
@@ -270,10 +305,10 @@ def test_a_server_whose_stopping_is_interrupted_is_gone_with_its_shared_memory(s
 
 
 def test_a_server_is_killed_while_its_stop_waits(server_of):
-    server = server_of("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)")
+    server = server_of(ASKED)
     with server:
         pid = server.pid
-        threading.Timer(0.3, server.kill).start()
+        when_asked(server._process, server.kill)
     assert not alive(pid)
     server.kill()  # again, without harm
 
@@ -379,7 +414,7 @@ def test_bad_settings_are_refused(tmp_path, options, words):
 
 def test_what_is_written_beside_a_running_server_is_none_of_its_models(server_of, monkeypatch):
     """Else the supervisor would start it anew for not answering for a model it has not loaded."""
-    server = server_of("time.sleep(60)")
+    server = server_of(SLEEPS)
     first = RepositoryModel(name="first", is_ensemble=True, inputs=("TEXT",))
     second = RepositoryModel(name="second", is_ensemble=True, inputs=("TEXT",), on_gpu=True)
 

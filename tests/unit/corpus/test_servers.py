@@ -63,7 +63,8 @@ def test_a_server_that_goes_away_and_comes_back(options, fake, tmp_path):
     table = some_rows(2000)
     first, second = FakeTriton(), FakeTriton()
     first.card = second.card = fake.card
-    first.otherwise = delay(0.02)
+    first.first.extend([delay(0.02)] * 11)
+    first.otherwise = delay(30.0)
     results = []
     with first.serve() as server:
         port = int(server.url.rpartition(":")[2])

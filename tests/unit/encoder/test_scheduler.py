@@ -301,9 +301,15 @@ def test_closing_answers_everything_in_flight(make):
     answers = [submit(scheduler, rows_of([50])) for _ in range(6)]
     closer = threading.Thread(target=scheduler.close, kwargs={"drain_timeout_s": 10})
     closer.start()
-    time.sleep(0.05)
+
+    def submit_until_it_closes():
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            answers.append(submit(scheduler, rows_of([1])))
+            time.sleep(0.005)
+
     with pytest.raises(ShuttingDown):
-        submit(scheduler, rows_of([1]))
+        submit_until_it_closes()
     engine.gate.set()
     closer.join(10)
     for answer in answers:
@@ -318,11 +324,10 @@ def test_closing_past_the_drain_time_answers_the_rest_with_an_error(make):
     assert engine.running.wait(5)
     closer = threading.Thread(target=scheduler.close, kwargs={"drain_timeout_s": 0.05})
     closer.start()
-    time.sleep(0.3)
+    assert all(isinstance(answer.wait(), ShuttingDown) for answer in answers[1:])
     engine.gate.set()
     closer.join(10)
     assert isinstance(answers[0].wait(0), np.ndarray)
-    assert all(isinstance(answer.wait(0), ShuttingDown) for answer in answers[1:])
     assert observer.dropped == ["shutting_down"] * 2
 
 

@@ -139,6 +139,8 @@ def test_a_free_stream_takes_what_waits_and_the_whole_engine_comes_back(make, en
     engine.let(50)
     for answer in answers:
         answer.wait()
+    with scheduler._changed:  # answers are given before their streams are free
+        assert scheduler._changed.wait_for(lambda: not scheduler._in_flight, 30)
     last = submit(scheduler, rows_of([4], start=60))
     engine.wait_inside(1)
     check_all(engine, [*answers, last])

@@ -154,6 +154,7 @@ class _Ending:
             self.exit_code = 128 + number
             self._say("ending the server at once")
         if not self.begun:
+            self.begun = True
             raise _StopRequested
 
     @staticmethod
