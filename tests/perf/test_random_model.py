@@ -158,8 +158,7 @@ def test_a_result_is_made_when_the_work_folder_is_gone(monkeypatch):
     monkeypatch.setattr(compare, "write_peer_folder", lambda *_, **__: None)
     for name in ("_bare", "_served", "measure"):
         monkeypatch.setattr(compare, name, lambda *_, **__: None)
-    agreed = SimpleNamespace(wrong={}, lowest={}, served={compare.SERVED: 1.0})
-    monkeypatch.setattr(compare, "agree", lambda *_, **__: agreed)
+    monkeypatch.setattr(compare, "agree", lambda _, a, say: a.served.update({compare.SERVED: 1.0}))
     options = CompareOptions(
         model="sfr-embedding-mistral", random_layers=2, peers=(), texts=3, queries=2
     )

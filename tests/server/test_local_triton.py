@@ -55,10 +55,10 @@ def group_members(group: int) -> list[int]:
     return members
 
 
-def wait_for_work(metrics_url: str) -> None:
-    """Wait until the first request is behind the tokenizer, so with the encoder."""
-    name, label = "nv_inference_request_success", f'model="{MODEL}_tokenizer"'
-    assert wait_until(lambda: read_metrics(metrics_url, label).get(name, 0) > 0)
+def tokenized(metrics_url: str) -> float:
+    """Requests that are behind the tokenizer, so that the encoder has them."""
+    label = f'model="{MODEL}_tokenizer"'
+    return read_metrics(metrics_url, label).get("nv_inference_request_success", 0.0)
 
 
 def wait_until(condition, seconds: float = 20.0) -> bool:
@@ -191,8 +191,9 @@ def test_work_in_flight_is_answered_at_stop(repository):
     with LocalTriton(repository) as server:
         client = EmbeddingClient(server.grpc_url, MODEL)
         thread = threading.Thread(target=lambda: answers.append(client.embed("SLEEP 1.0 s")))
+        before = tokenized(server.metrics_url)
         thread.start()
-        wait_for_work(server.metrics_url)
+        assert wait_until(lambda: tokenized(server.metrics_url) > before)
     thread.join(30)
     client.close()
     assert np.array_equal(answers[0], toy_vector("SLEEP 1.0 s"))
@@ -298,8 +299,9 @@ def test_a_second_signal_ends_serve_at_once_and_leaves_no_server(repository, num
 
     thread = threading.Thread(target=work)
     try:
+        before = tokenized(places["metrics"])
         thread.start()
-        wait_for_work(places["metrics"])
+        assert wait_until(lambda: tokenized(places["metrics"]) > before)
         process.send_signal(number)
         assert process.stderr is not None
         while "requests in flight have 30 s to finish" not in (said := process.stderr.readline()):

@@ -257,6 +257,25 @@ def test_a_process_that_does_not_listen_is_killed_with_its_children_and_nobody_e
         bystander.wait()
 
 
+def test_a_wait_is_short_again_and_again(tmp_path, monkeypatch):
+    """A signal that comes just before a wait begins does not end it: Python sees it after it."""
+    process = start(tmp_path, "import time; time.sleep(60)")
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        return len(waits) % 4 == 0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(process._ended, "wait", wait)
+        assert process.wait()
+        assert process.wait(30.0)
+    assert all(seconds is not None and 0 <= seconds <= 1 for seconds in waits)
+    assert process.wait(0.05) is False
+    process.stop(10.0)
+    assert process.wait(0.0)
+
+
 def test_a_second_ctrl_c_kills_the_process_and_its_children(tmp_path):
     process = start(
         tmp_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -32,6 +33,9 @@ os.execv(program, sys.argv[3:])
 _TICKS = os.sysconf("SC_CLK_TCK")
 _GROUP_GRACE_S = 2.0
 _KILLED_S = 1.0
+_SIGNALS_S = 0.5
+"""Longest wait at a time: a signal that comes just before one begins does not end it, and Python
+runs its handler only afterwards."""
 """Time for the kernel to end what was killed. Where nobody reaps orphans, they stay as zombies."""
 
 
@@ -110,7 +114,11 @@ class ServerProcess:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the program to end; returns whether it has."""
-        return self._ended.wait(timeout_s)
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while not self._ended.wait(max(0.0, min(_SIGNALS_S, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def processor_s(self) -> float:
         """Return the processor time that its group's living processes have used, in seconds."""
@@ -138,7 +146,7 @@ class ServerProcess:
         try:
             if not self._ended.is_set():
                 self._process.terminate()
-                self._ended.wait(timeout_s)
+                self.wait(timeout_s)
             if self._ended.is_set():
                 _wait_for_group(self.pid, _GROUP_GRACE_S)  # the stubs end a moment after the server
         finally:
