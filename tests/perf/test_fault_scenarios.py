@@ -191,7 +191,7 @@ def test_an_interruption_keeps_the_findings_and_no_half_a_table(monkeypatch, tmp
     assert cli.main(["faults", "--table", str(table), "--output", str(result)]) == 143
     assert f"what was finished before it is in {result}" in capsys.readouterr().err
     found = read_result(result)
-    assert found["interrupted"] == "SIGTERM after good"
+    assert (found["kind"], found["interrupted"]) == ("faults", "SIGTERM after good")
     assert [f["name"] for f in found["findings"]] == ["good"]
     assert table.read_text() == "the whole table of an earlier run"
 

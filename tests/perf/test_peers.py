@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from lasttoken_perf.peers.contestants import (
     CORPUS,
     LIBRARY,
     MIXED,
+    PEERS,
     SERVED,
     SERVER,
     SINGLE,
@@ -327,6 +329,32 @@ def test_a_timed_row_says_what_others_took_unless_it_was_too_short_to_tell():
     assert "cpu_cores" in timing.rows[1]
     assert "other_cpu_cores" not in timing.rows[1]
     make_result(kind="peers", what="a test", rows=timing.rows)
+
+
+def test_a_library_is_told_all_that_its_module_asks_for(tmp_path, monkeypatch):
+    """`torch_models` loads three libraries, in the precision and on the cores that it is told."""
+    told = {}
+
+    class Process:
+        version, pid, corpus, single = "1", None, None, None
+
+        def __init__(self, module, settings, folder, **_):
+            told.update(settings, module=module)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(contestants, "PeerProcess", Process)
+    [peer] = [peer for peer in PEERS if peer.name == "OpenVINO bf16"]
+    with ExitStack() as stack:
+        started = peer.start(peer, material(tmp_path), tmp_path / "python", {}, stack)
+    assert (started.name, started.precision, started.kind) == ("OpenVINO bf16", "bf16", LIBRARY)
+    wanted = {"library": "openvino", "precision": "bf16", "threads": material(tmp_path).threads}
+    assert wanted.items() <= told.items()
+    assert told["module"] == "lasttoken_perf.peers.torch_models"
 
 
 @pytest.mark.parametrize("pooling", ["last_token", "cls", "mean"])

@@ -261,12 +261,16 @@ def test_claims_are_about_one_model(capsys):
     assert "--claims is about sfr-embedding-mistral" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly():
-    """As `lasttoken-perf plan | head -1`."""
+@pytest.mark.parametrize("words", [(), ("--claims",)])
+def test_a_reader_that_leaves_ends_the_command_quietly(words):
+    """As `lasttoken-perf plan | head -1`: more than Python's buffer holds, and less."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "lasttoken_perf.cli", "plan", "--gpu", "RTX 4090"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-m", "lasttoken_perf.cli", "plan", *words]
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered, check=False
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -118,7 +118,7 @@ def test_a_signal_ends_the_soak_at_once_and_keeps_its_outcomes(tmp_path, monkeyp
     with pytest.raises(Interrupted), signals_unwind():
         soak.run_soak(server, "m", options, say=print, output=output)
     result = read_result(output)
-    assert result["outcomes"] == {"answered": 3}
+    assert (result["kind"], result["outcomes"]) == ("soak", {"answered": 3})
     assert result["interrupted"] == "SIGTERM after 3 requests"
     assert result["seconds"] < 30
 

@@ -185,6 +185,7 @@ def test_an_interrupted_soak_keeps_what_it_measured(smollm2_server, tmp_path):
     with pytest.raises(Interrupted), signals_unwind():
         run_steady(smollm2_server, "smollm2_135m", options, say=say, output=output)
     result = read_result(output)
+    assert result["kind"] == "soak"
     assert result["interrupted"].startswith("SIGTERM after ")
     assert result["errors"] == {}
     assert result["right"] > 0
