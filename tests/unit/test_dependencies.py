@@ -11,8 +11,8 @@ import tomllib
 BROUGHT_ALONG = {"grpcio": "tritonclient", "protobuf": "tritonclient"}
 """By the extra `grpc` of tritonclient, whose interface is made of them."""
 ONLY_IN_PEERS = {
-    "flash-attn", "llama-cpp", "modelopt", "optimum", "sentence-transformers", "torch",
-    "transformers",
+    "flash-attn", "llama-cpp", "modelopt", "openvino", "optimum", "sentence-transformers",
+    "torch", "transformers",
 }  # fmt: skip
 """In processes of their own, in environments of their own; the GPU suite takes the machine's."""
 FOR_THE_TYPE_CHECKER = {"typing_extensions"}
