@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -55,6 +56,7 @@ def openvino(monkeypatch):
         modules = {
             "openvino": {"Core": lambda: engine, "__version__": "2026.4.1-22982-abc"},
             "transformers": {"MistralModel": type("MistralModel", (), {})},
+            "openvino_telemetry": {},
             "optimum": {},
             "optimum.intel": {
                 "OVModelForFeatureExtraction": SimpleNamespace(from_pretrained=export),
@@ -79,6 +81,13 @@ def test_every_input_of_the_graph_is_given_positions_too(openvino):
     assert np.array_equal(engine.given["input_ids"], INPUT_IDS)
     assert np.array_equal(engine.given["attention_mask"], MASK)
     assert np.array_equal(engine.given["position_ids"], [[0, 1, 2], [0, 1, 2]])
+
+
+def test_nothing_of_it_can_import_what_sends_usage_figures(openvino):
+    openvino("input_ids")
+    OpenVinoModel("folder", precision="fp32", threads=2)
+    with pytest.raises(ImportError):
+        import_module("openvino_telemetry")
 
 
 def test_an_encoder_gets_one_segment(openvino):

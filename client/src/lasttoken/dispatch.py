@@ -27,7 +27,14 @@ _SENT_AGAIN = ("UNAVAILABLE", "CANCELLED", "NOT_FOUND")
 
 @dataclass(slots=True)
 class _Begun:
-    """A request that was sent and has no answer yet."""
+    """A request that was sent and has no answer yet.
+
+    Attributes:
+        since: When it was first sent, on the caller's clock, in seconds.
+        deadline: Until when its attempts may begin, likewise.
+        attempts: So many that count.
+        refusal: What the latest attempt that was refused met.
+    """
 
     since: float
     deadline: float

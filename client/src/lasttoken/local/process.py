@@ -33,10 +33,10 @@ os.execv(program, sys.argv[3:])
 _TICKS = os.sysconf("SC_CLK_TCK")
 _GROUP_GRACE_S = 2.0
 _KILLED_S = 1.0
+"""Time for the kernel to end what was killed. Where nobody reaps orphans, they stay as zombies."""
 _SIGNALS_S = 0.5
 """Longest wait at a time: a signal that comes just before one begins does not end it, and Python
 runs its handler only afterwards."""
-"""Time for the kernel to end what was killed. Where nobody reaps orphans, they stay as zombies."""
 
 
 class ServerProcess:

@@ -2,12 +2,13 @@
 
 optimum-intel 2.2.0 has two mistakes with decoders that only embed, and both are stepped around: its
 patch of Mistral asks the bare model for a part that only the generating one has, after the
-conversion; and its `OVModelForFeatureExtraction`, which sentence-transformers runs, gives the graph
-no ``position_ids`` (its vectors are others each time). So its graph is run by OpenVINO itself.
+conversion; and its `OVModelForFeatureExtraction`, which sentence-transformers runs, leaves the
+graph's ``position_ids`` unset. So its graph is run by OpenVINO itself.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,12 @@ class OpenVinoModel:
 
         Raises:
             RuntimeError: This processor computes the precision in another.
+
+        Source: https://huggingface.co/docs/optimum-intel/openvino/export and, of the settings,
+        https://docs.openvino.ai/2024/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
         """
+        # OpenVINO and its exporter send no usage figures where this cannot be imported.
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         import openvino
         import transformers  # noqa: TID251 - a peer
         from optimum.intel import OVModelForFeatureExtraction, OVWeightQuantizationConfig
@@ -62,7 +68,15 @@ class OpenVinoModel:
     def last_hidden_state(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Hidden states ``[rows, longest, dim]`` float32 of a batch padded on the right."""
+        """Hidden states of a batch padded on the right.
+
+        Args:
+            input_ids: ``[rows, longest]`` int64.
+            attention_mask: ``[rows, longest]`` int64, 0 for padding.
+
+        Returns:
+            ``[rows, longest, dim]`` float32 in memory that the next call writes over.
+        """
         rows, longest = input_ids.shape
         given = {
             "input_ids": input_ids,
